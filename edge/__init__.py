@@ -1,0 +1,1 @@
+"""Read facial expressions in real time, on a robot."""

@@ -1,0 +1,1 @@
+"""Find a face, follow it, mark it and cut it out upright."""

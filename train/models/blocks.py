@@ -1,0 +1,36 @@
+"""Building blocks that several families share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SpatialPyramidPooling(nn.Module):
+    """Max-pools a feature map into fixed grids and lays them side by side (He et al. 2014; Li et al. 2019, figure 5).
+
+    (N, C, H, W) float -> (N, C * sum(level ** 2 for level in levels)), coarse grids last. Since the maximum of maxima
+    is the maximum, a max-pool right before it that keeps the bins' borders changes nothing.
+    """
+
+    def __init__(self, levels: tuple[int, ...] = (3, 2, 1)) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        pooled = [nn.functional.adaptive_max_pool2d(features, level).flatten(1) for level in self.levels]
+        return torch.cat(pooled, dim=1)
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"levels={self.levels}"
+
+
+def convolution(inputs: int, outputs: int, kernel: int, *, batch_norm: bool) -> nn.Sequential:
+    """Same-size square convolution, optional batch normalisation, ReLU: (N, inputs, H, W) -> (N, outputs, H, W)."""
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not batch_norm)]
+    if batch_norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)

@@ -1,0 +1,45 @@
+"""How a network is trained: one flat dataclass, so that every number can be set from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "one_cycle")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimisation and augmentation. Defaults are the plainest choice; augmentations at 0 are off."""
+
+    optimizer: str = "sgd"
+    """``sgd``, ``adam`` or ``adamw``."""
+    learning_rate: float = 0.001
+    """The peak where the schedule is ``one_cycle``."""
+    momentum: float = 0.9
+    """Of ``sgd``."""
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    """``constant``, or ``one_cycle`` (Smith 2018): up over the first tenth, down along a cosine."""
+    batch: int = 128
+    """Pictures a step, over all processes together."""
+    epochs: int = 50
+    label_smoothing: float = 0.0
+    """Probability taken from the true class and spread over all (Szegedy et al. 2016)."""
+    average: float = 0.0
+    """Decay of an exponential average of the weights, per step; the average is what is evaluated and exported."""
+    rotation: float = 0.0
+    """Degrees, uniform in +-."""
+    scale: float = 0.0
+    """Fraction, uniform in 1 +-."""
+    shift: float = 0.0
+    """Fraction of the side, uniform in +-, both ways."""
+    mirror: bool = False
+    """Half of the pictures are mirrored."""
+    gamma: float = 0.0
+    """Exponent exp(g), g uniform in +-."""
+    erase: float = 0.0
+    """Probability that a random rectangle is replaced by noise (Zhong et al. 2020)."""
+    held_out: float = 0.05
+    """Share of the training part that is kept out for model selection and calibration."""
+    seed: int = 0
