@@ -55,7 +55,7 @@ class Run:
     @property
     def evaluated(self) -> nn.Module:
         """The network whose figures count: the average where there is one."""
-        return self.network if self.average is None else self.average.module  # type: ignore[return-value]
+        return self.network if self.average is None else self.average.module
 
 
 def train(
@@ -95,7 +95,8 @@ def train(
     learn, held_out = split(pictures, recipe)
     torch.manual_seed(recipe.seed)
     run = _start(family, config, recipe, len(learn))
-    run.network.to(memory_format=torch.channels_last)  # a third faster on CPUs with bf16, never slower
+    # A third faster on CPUs with bf16, never slower.
+    run.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     last = out / "last.pt"
     if resume and last.exists():
         _restore(run, last, family, config, recipe)

@@ -1,0 +1,182 @@
+"""``edge run | check | doctor``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TextIO
+
+from edge.errors import BundleError, EdgeError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what was wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0, 2 for bad input, 130 when interrupted)."""
+    # FFmpeg and OpenCV print their own view of a bad file; ours is one line and says what to do.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except EdgeError as error:
+        print(f"edge: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        # The reader of our output has seen enough (`| head`). Python would complain once more while it exits.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="edge", description="Read facial expressions in real time.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="recognise the faces in a source", description="Recognise faces.")
+    run.set_defaults(command=_run)
+    run.add_argument(
+        "source", metavar="SOURCE", help="video, picture, folder, camera number, or file:// dir:// v4l2:// synthetic://"
+    )
+    run.add_argument("--bundle", help="name of a packaged bundle, or path of a folder or zip (default: face)")
+    run.add_argument("--backend", choices=("auto", "onnxruntime", "tensorrt"), default="auto")
+    run.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), default="auto")
+    run.add_argument("--landmarks", choices=("68", "5"), default="68", help="landmark model (default: 68)")
+    run.add_argument("--min-face", type=int, metavar="PIXELS", help="smallest face to find (default: 60; pictures 40)")
+    run.add_argument("--jsonl", metavar="FILE|-", help="write one JSON line a frame")
+    run.add_argument("--video", metavar="OUT.mp4", help="write the annotated video")
+    run.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+
+    check = commands.add_parser("check", help="verify a bundle", description="Replay a bundle's golden vectors here.")
+    check.set_defaults(command=_check)
+    check.add_argument("bundle", nargs="?", metavar="BUNDLE", help="name or path (default: face)")
+    check.add_argument("--backend", choices=("auto", "onnxruntime", "tensorrt"), default="auto")
+
+    doctor = commands.add_parser("doctor", help="what this machine is and what runs on it")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from edge.outputs.contract import Output
+    from edge.outputs.jsonl import JsonLines
+    from edge.outputs.summary import Summary
+    from edge.outputs.video import AnnotatedVideo
+    from edge.recognizer import Recognizer
+
+    if options.max_frames is not None and options.max_frames < 1:
+        raise EdgeError(f"--max-frames {options.max_frames}: expected 1 or more")
+    signal.signal(signal.SIGTERM, _interrupt)
+    messages = sys.stderr if options.jsonl == "-" else sys.stdout
+    with Recognizer(
+        options.source,
+        bundle=options.bundle,
+        backend=options.backend,
+        precision=options.precision,
+        landmarks=options.landmarks,
+        min_face=options.min_face,
+    ) as recognizer:
+        outputs: list[Output] = []
+        whole = False
+        try:
+            if options.jsonl:
+                outputs.append(JsonLines(options.jsonl))
+            if options.video:
+                outputs.append(AnnotatedVideo(options.video, recognizer.fps))
+            outputs.append(Summary())
+            with contextlib.closing(_Progress(sys.stderr)) as progress:
+                try:
+                    for count, (frame, result) in enumerate(recognizer.with_frames(), 1):
+                        for output in outputs:
+                            output.write(frame, result)
+                        progress.show(count)
+                        if count == options.max_frames:
+                            break
+                    whole = True
+                except KeyboardInterrupt:
+                    # Stopping is how one ends watching a camera; a file that was not read to its end is not whole.
+                    whole = recognizer.live
+                    if not whole:
+                        raise
+        finally:
+            for output in outputs:
+                if message := output.finish(whole):
+                    with contextlib.suppress(BrokenPipeError):
+                        print(message, file=messages)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from edge import check
+    from edge.bundle import Bundle
+    from edge.engine import open_engine
+    from edge.faces.detect import FaceDetector
+
+    bundle = Bundle.open(options.bundle)
+    manifest = bundle.manifest
+    print(f"{bundle.where}: {manifest.name} ({manifest.family}), {', '.join(manifest.labels)}")
+    for file, sha256 in manifest.files.items():
+        print(f"  ok    {file}: sha256 {sha256[:16]}...")
+    findings = check.check_preprocessing(bundle)
+    for precision in manifest.graphs:
+        findings += check.check_engine(bundle, open_engine(bundle, options.backend, precision))
+    findings += check.check_detector(bundle, FaceDetector())
+    for finding in findings:
+        print(f"  {'ok  ' if finding.passed else 'FAIL'}  {finding.what}: {finding.detail}")
+    failed = sum(not finding.passed for finding in findings)
+    if failed:
+        raise BundleError(
+            f"{bundle.where}: {failed} of {len(findings)} checks failed; export or install the bundle again"
+        )
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from edge.doctor import screen
+
+    report, usable = screen()
+    print(report)
+    return 0 if usable else EXIT_BAD_INPUT
+
+
+def _interrupt(number: int, stack: object) -> None:
+    raise KeyboardInterrupt
+
+
+class _Progress:
+    """A line that counts frames, where somebody is looking."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._begun, self._shown = stream, time.monotonic(), 0.0
+        self._watched = stream.isatty()
+
+    def show(self, count: int) -> None:
+        now = time.monotonic()
+        if self._watched and now - self._shown > 0.2:
+            self._shown = now
+            self._stream.write(f"\r{count} frames, {count / max(1e-9, now - self._begun):.1f} a second ")
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

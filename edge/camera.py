@@ -1,0 +1,272 @@
+"""Where frames come from. A source is named by a URI, a plain path or a camera's number.
+
+file:///path/clip.mp4    a video, or one picture        (plain path: clip.mp4)
+dir:///path/frames?fps=25  a folder of pictures, by name  (plain path of a folder)
+v4l2:///dev/video0       a camera                       (plain number: 0)
+synthetic://             the demo: a real portrait moved in front of a synthetic camera
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import cv2
+import numpy as np
+
+from edge.errors import FrameError, SourceError
+from edge.types import Frame, Image
+
+SCHEMES = ("file", "dir", "v4l2", "synthetic")
+SMALLEST = 16
+"""A frame with a shorter side, in pixels, can't hold a face."""
+
+DEFAULT_FPS = 25.0
+"""Assumed where a source has no frame rate of its own."""
+
+
+def check_frame(image: object) -> Image:
+    """The picture itself, if it is one.
+
+    Raises:
+        FrameError: not a BGR uint8 array of shape (H, W, 3), or smaller than 16x16.
+    """
+    expected = "expected a BGR picture: a uint8 array of shape (H, W, 3)"
+    if not isinstance(image, np.ndarray):
+        raise FrameError(f"frame is a {type(image).__name__}; {expected}")
+    if image.size == 0:
+        raise FrameError(f"frame is empty, shape {image.shape}; {expected}")
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        raise FrameError(f"frame is grey, shape {image.shape}; {expected}: cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)")
+    if image.ndim == 3 and image.shape[2] == 4:
+        raise FrameError(f"frame has 4 channels; {expected}: cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise FrameError(f"frame has shape {image.shape}; {expected}")
+    if image.dtype != np.uint8:
+        raise FrameError(f"frame has dtype {image.dtype}; {expected}: values 0..255, frame.astype('uint8')")
+    if min(image.shape[:2]) < SMALLEST:
+        raise FrameError(f"frame is {image.shape[1]}x{image.shape[0]} pixels; expected {SMALLEST}x{SMALLEST} or larger")
+    return image
+
+
+class Source(ABC):
+    """Frames in order. Use it on one thread; :meth:`close` may be called from another, and twice."""
+
+    live: ClassVar[bool] = False
+    """Whether the world goes on while nobody reads."""
+    follows: ClassVar[bool] = True
+    """Whether each frame surely continues the one before, so that a face is sought where it was."""
+
+    def __init__(self, name: str, fps: float) -> None:
+        self.name = name
+        """As messages call it."""
+        self.fps = fps
+        """Nominal frames a second."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames until the end.
+
+        Raises:
+            SourceError: a frame can't be read that should be there.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most sources hold nothing that needs it
+        """Release the device or file."""
+
+    def _media_frame(self, index: int, image: Image) -> Frame:
+        return Frame(index, round(index * 1e9 / self.fps), image, time.monotonic_ns())
+
+
+class PictureSource(Source):
+    """One picture file."""
+
+    follows = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), DEFAULT_FPS)
+        self._image = read_picture(path)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """One frame."""
+        yield self._media_frame(0, self._image)
+
+
+class FolderSource(Source):
+    """A folder of pictures, in the order of their names."""
+
+    follows = False
+
+    def __init__(self, path: Path, fps: float = DEFAULT_FPS) -> None:
+        super().__init__(str(path), fps)
+        if not path.is_dir():
+            raise SourceError(f"{path}: no such folder; give a folder of pictures, or a file with file://")
+        self._paths = sorted(file for file in path.iterdir() if file.is_file() and cv2.haveImageReader(str(file)))
+        if not self._paths:
+            raise SourceError(f"{path}: no picture in this folder; expected files such as .jpg or .png")
+
+    def __iter__(self) -> Iterator[Frame]:
+        """One frame a picture."""
+        for index, path in enumerate(self._paths):
+            yield self._media_frame(index, read_picture(path))
+
+
+class VideoSource(Source):
+    """A video file, every frame of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._capture = cv2.VideoCapture(str(path))
+        fps = self._capture.get(cv2.CAP_PROP_FPS) if self._capture.isOpened() else 0.0
+        super().__init__(str(path), fps if 0 < fps < 1000 else DEFAULT_FPS)
+        self._promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if self._capture.isOpened() else 0
+        read, first = self._capture.read() if self._capture.isOpened() else (False, None)
+        if not read or first is None:
+            self._capture.release()
+            raise SourceError(
+                f"{path}: not a video or picture that can be read; expected a whole file such as .mp4 or .jpg"
+            )
+        self._first: Image = np.asarray(first, np.uint8)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Every frame; raises at the end if the file holds fewer than it promised."""
+        yield self._media_frame(0, self._first)
+        index = 1
+        while True:
+            read, image = self._capture.read()
+            if not read:
+                break
+            yield self._media_frame(index, np.asarray(image, np.uint8))
+            index += 1
+        # Containers without an index only estimate their length, so a few frames less are no proof of damage.
+        if self._promised - index > max(3, 0.03 * self._promised):
+            raise SourceError(
+                f"{self.name}: ends after {index} of {self._promised} frames, the file is truncated; copy it again"
+            )
+
+    def close(self) -> None:
+        """Release the file."""
+        self._capture.release()
+
+
+class CameraSource(Source):
+    """A Video4Linux camera."""
+
+    live = True
+
+    def __init__(self, device: str) -> None:
+        if not os.path.exists(device):
+            there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
+            raise SourceError(f"{device}: no such camera; cameras here: {there}")
+        self._capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
+        if not self._capture.isOpened():
+            raise SourceError(f"{device}: can't be opened as a camera; is it in use, or may this user not read it?")
+        super().__init__(device, self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames as they are captured; ``captured_ns`` is the monotonic clock."""
+        index = 0
+        while True:
+            read, image = self._capture.read()
+            now = time.monotonic_ns()
+            if not read:
+                raise SourceError(f"{self.name}: the camera stopped after {index} frames; is it still plugged in?")
+            yield Frame(index, now, np.asarray(image, np.uint8), now)
+            index += 1
+
+    def close(self) -> None:
+        """Release the camera."""
+        self._capture.release()
+
+
+def read_picture(path: Path) -> Image:
+    """Read one whole picture file.
+
+    Raises:
+        SourceError: missing, empty, truncated, or not a picture.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: can't be read ({error.strerror})") from error
+    if not data:
+        raise SourceError(f"{path}: is empty; expected a picture")
+    if not _complete(data):
+        raise SourceError(f"{path}: the picture is truncated; copy it again")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise SourceError(f"{path}: not a picture that can be read; expected .jpg, .png or the like")
+    return np.asarray(image, np.uint8)
+
+
+def _complete(data: bytes) -> bool:
+    """Whether a JPEG or PNG has its end: decoders fill the missing rest of one with grey, which is made-up data."""
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    if data.startswith(b"\x89PNG"):
+        return data.rfind(b"IEND") > 0
+    return True
+
+
+def open_source(source: str | int | os.PathLike[str]) -> Source:
+    """Open a source by URI, path or camera number.
+
+    Raises:
+        SourceError: it isn't there, can't be read, or the URI is not understood.
+    """
+    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal()):
+        return CameraSource(f"/dev/video{int(source)}")
+    text = os.fspath(source)
+    if "://" not in text:
+        return _open_path(Path(text))
+    scheme, _, rest = text.partition("://")
+    if scheme not in SCHEMES:
+        raise SourceError(
+            f"{text}: unknown kind of source {scheme!r}; expected {', '.join(f'{s}://' for s in SCHEMES)}"
+        )
+    # A file's name may hold '?', '#' or '%': only synthetic:// and dir:// take options.
+    if scheme == "file":
+        path = Path(rest)
+        return _open_path(path if path.exists() else Path(unquote(rest)))
+    parts = urlsplit("//" + rest) if scheme == "synthetic" else urlsplit(rest)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if scheme == "synthetic":
+        from edge.synthetic import SyntheticSource
+
+        return SyntheticSource(**_numbers(text, options, SyntheticSource.OPTIONS))
+    if scheme == "dir":
+        return FolderSource(Path(unquote(parts.path)), **_numbers(text, options, {"fps": DEFAULT_FPS}))
+    return CameraSource(unquote(parts.path))
+
+
+def _open_path(path: Path) -> Source:
+    if path.is_dir():
+        return FolderSource(path)
+    if path.is_char_device():
+        return CameraSource(str(path))
+    if not path.exists():
+        raise SourceError(f"{path}: no such file or folder; give a video, a picture, a folder of pictures or a camera")
+    if path.stat().st_size == 0:
+        raise SourceError(f"{path}: is empty; expected a video or a picture")
+    if cv2.haveImageReader(str(path)):
+        return PictureSource(path)
+    return VideoSource(path)
+
+
+def _numbers(uri: str, given: dict[str, str], known: dict[str, float]) -> dict[str, float]:
+    """Options of a URI as positive numbers."""
+    values: dict[str, float] = {}
+    for name, text in given.items():
+        if name not in known:
+            raise SourceError(f"{uri}: unknown option {name!r}; expected {', '.join(known)}")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            values[name] = -1.0
+        if not 0 < values[name] < 1e6:
+            raise SourceError(f"{uri}: {name}={text!r} is not a positive number")
+    return values

@@ -1,0 +1,55 @@
+"""``edge doctor``: what this machine is, which backends run, and what to type for those that don't."""
+
+from __future__ import annotations
+
+from edge.bundle import Bundle, packaged
+from edge.device import Machine, describe
+from edge.engine import open_engine
+from edge.errors import EdgeError
+from edge.faces.landmarks import MODELS, model_path
+
+REMEDIES = {
+    "numpy": "pip install numpy",
+    "opencv": "pip install opencv-python-headless",
+    "dlib": "pip install dlib-bin",
+    "face_recognition_models": "pip install face_recognition_models",
+    "onnxruntime": "pip install onnxruntime",
+}
+"""What to type for a package that the runtime can't do without."""
+
+
+def screen(machine: Machine | None = None) -> tuple[str, bool]:
+    """The report, and whether the default bundle runs here."""
+    machine = machine or describe()
+    memory = "" if machine.memory_gib is None else f", {machine.memory_gib:.1f} GiB"
+    lines = [
+        f"machine   {machine.board or machine.processor}, {machine.cores} cores{memory}",
+        f"system    {machine.system}, Python {machine.python}",
+        f"jetson    {f'L4T {machine.l4t}' if machine.l4t else 'no'}",
+        f"cuda      {'driver found' if machine.cuda_driver else 'no driver'}",
+        f"cameras   {', '.join(machine.cameras) or 'none'}",
+        "",
+    ]
+    for name, version in machine.packages.items():
+        if version is not None:
+            lines.append(f"  ok  {name} {version}")
+        elif name in REMEDIES:
+            lines.append(f"  NO  {name}: type {REMEDIES[name]}")
+    for model in MODELS:
+        try:
+            model_path(model)
+            lines.append(f"  ok  landmarks {model}")
+        except EdgeError as error:
+            lines.append(f"  NO  landmarks {model}: {error}")
+    lines.append("")
+    usable = False
+    for backend in ("onnxruntime", "tensorrt"):
+        try:
+            engine = open_engine(Bundle.open(), backend)
+            engine.close()
+            lines.append(f"  ok  backend {backend} ({engine.precision})")
+            usable = True
+        except EdgeError as error:
+            lines.append(f"  NO  backend {backend}: {error}")
+    lines.append(f"  --  bundles in the package: {', '.join(packaged()) or 'none'}")
+    return "\n".join(lines), usable

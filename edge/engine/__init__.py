@@ -1,0 +1,41 @@
+"""Inference behind one contract: named tensors in, named tensors out.
+
+``open_engine`` gives exactly the backend that was asked for or raises; only ``auto`` chooses.
+"""
+
+from __future__ import annotations
+
+from edge.bundle import Bundle
+from edge.engine.contract import Engine
+from edge.errors import BackendError, OptionError
+
+BACKENDS = ("auto", "onnxruntime", "tensorrt")
+PRECISIONS = ("auto", "fp32", "fp16", "int8")
+
+__all__ = ["BACKENDS", "PRECISIONS", "Engine", "open_engine"]
+
+
+def open_engine(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Engine:
+    """Load a bundle's graph.
+
+    Args:
+        bundle: opened and verified.
+        backend: ``auto``, ``onnxruntime`` or ``tensorrt``.
+        precision: ``auto``, ``fp32``, ``fp16`` or ``int8``; ``auto`` takes fp32 where the bundle has it.
+
+    Raises:
+        OptionError: an unknown name.
+        BackendError: the backend can't run here.
+        BundleError: the bundle has no graph of this precision.
+    """
+    if backend not in BACKENDS:
+        raise OptionError(f"backend {backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}")
+    if backend == "tensorrt":
+        raise BackendError("the tensorrt backend is not part of this version; type: --backend onnxruntime (or auto)")
+    if precision == "auto":
+        precision = "fp32" if "fp32" in bundle.manifest.graphs else next(iter(bundle.manifest.graphs))
+    from edge.engine.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(bundle, precision)

@@ -1,0 +1,57 @@
+"""How good a bundle is on labelled crops, measured with ``edge``'s own preprocessing and engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.bundle import Bundle
+from edge.engine import Engine
+from edge.errors import EdgeError
+from edge.preprocess import to_tensor
+from train.datasets import CORPORA, CorpusError, Pictures
+from train.datasets.pictures import twins
+from train.metrics import Logits, summarise
+
+
+def predict(bundle: Bundle, engine: Engine, pictures: Pictures) -> Logits:
+    """Logits (N, K) float32 of grey crops that have the input's size.
+
+    Raises:
+        CorpusError: labels or size differ from the bundle's.
+    """
+    (spec,), (output,) = bundle.manifest.inputs, bundle.manifest.outputs
+    if pictures.names != bundle.manifest.labels:
+        raise CorpusError(
+            f"{pictures.corpus}: labels {list(pictures.names)} differ from the bundle's {list(bundle.manifest.labels)}"
+        )
+    if spec.colour != "grey" or pictures.pixels.shape[1:] != (spec.height, spec.width):
+        raise CorpusError(
+            f"{pictures.corpus}: grey crops of {pictures.pixels.shape[1:]} pixels; the bundle wants "
+            f"{spec.colour} {spec.height}x{spec.width}"
+        )
+    return np.concatenate([engine.run({spec.name: to_tensor(crop, spec)})[output.name] for crop in pictures.pixels])
+
+
+def measure(bundle: Bundle, engine: Engine, corpus: str, data: Path) -> dict[str, Any]:
+    """Figures on a corpus' test part, with and without the pictures that have a twin in its training part.
+
+    Args:
+        bundle: opened.
+        engine: of that bundle.
+        corpus: a name in ``train.datasets.CORPORA``.
+        data: the corpus' folder, or the test part's file (then no training part is looked for).
+    """
+    test = CORPORA[corpus](data, "test")
+    logits = predict(bundle, engine, test)
+    figures = summarise(logits, test.labels, test.names, bundle.manifest.temperature)
+    if data.is_dir():
+        try:
+            alone = ~twins(test.pixels, CORPORA[corpus](data, "train").pixels)
+        except EdgeError:
+            return figures
+        figures["twins"] = int((~alone).sum())
+        figures["accuracy_without_twins"] = float((logits[alone].argmax(1) == test.labels[alone]).mean())
+    return figures
