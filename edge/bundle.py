@@ -247,9 +247,12 @@ def _open(where: Path) -> Bundle:
     for member in manifest.files:
         if member != GOLDEN:
             _verified(where, member, manifest.files[member], read)
-    # allow_pickle stays off: a golden file may come from a stranger.
-    with np.load(io.BytesIO(_verified(where, GOLDEN, manifest.files[GOLDEN], read)), allow_pickle=False) as stored:
-        golden = {key: stored[key] for key in stored.files}
+    try:
+        # allow_pickle stays off: a golden file may come from a stranger.
+        with np.load(io.BytesIO(_verified(where, GOLDEN, manifest.files[GOLDEN], read)), allow_pickle=False) as stored:
+            golden = {key: stored[key] for key in stored.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{where}: {GOLDEN} can't be read ({error}); export or install the bundle again") from error
     _check_golden(golden, manifest, where)
     return Bundle(manifest, where, golden, read)
 

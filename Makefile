@@ -1,0 +1,55 @@
+# Every target installs what it needs into a virtual environment of its own.
+#   make demo               the main job on a real face, with the runtime alone
+#   make test               style, types and all tests
+#   make test-runtime       the tests that a robot's installation can run (no torch), e.g. PYTHON=python3.10
+#   make train-face         train, export and check the default bundle (hours on a CPU)
+
+PYTHON ?= python3
+RUNTIME ?= .venv
+DESKTOP ?= .venv-desktop
+# Where the CPU build of torch comes from another place, or a GPU build is wanted: make test TORCH=torch
+TORCH ?= torch==2.13.0
+FER2013 ?= ../shared/data/fer2013
+
+PIP = -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-runtime lint train-face clean
+
+demo: $(RUNTIME)/.installed
+	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
+
+test: lint
+	$(DESKTOP)/bin/python -m pytest
+
+lint: $(DESKTOP)/.installed
+	$(DESKTOP)/bin/ruff format --check .
+	$(DESKTOP)/bin/ruff check .
+	$(DESKTOP)/bin/mypy
+
+test-runtime: $(RUNTIME)/.installed-test
+	$(RUNTIME)/bin/python -m pytest
+
+train-face: $(DESKTOP)/.installed
+	$(DESKTOP)/bin/python -m train cspp --recipe fer2013 --batch-norm --precision bf16-mixed \
+		--data $(FER2013) --out runs/face --resume
+	$(DESKTOP)/bin/python -m export runs/face/best.pt --out runs/face/bundle --name face --evaluate $(FER2013)
+	$(DESKTOP)/bin/edge check runs/face/bundle
+
+clean:
+	rm -rf $(RUNTIME) $(DESKTOP) out build dist *.egg-info
+
+$(RUNTIME)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RUNTIME)
+	$(RUNTIME)/bin/python $(PIP) -e .
+	touch $@
+
+$(RUNTIME)/.installed-test: $(RUNTIME)/.installed
+	$(RUNTIME)/bin/python $(PIP) -e ".[test]"
+	touch $@
+
+# torch first: anything that depends on it would otherwise bring its largest build.
+$(DESKTOP)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DESKTOP)
+	$(DESKTOP)/bin/python $(PIP) "$(TORCH)"
+	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,test,lint]"
+	touch $@

@@ -1,0 +1,133 @@
+"""What was trained is what runs: a checkpoint becomes a verified bundle, or nothing at all."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+import edge
+from edge.__main__ import main as edge_main
+from edge.bundle import Bundle
+from edge.engine import open_engine
+from export.__main__ import main
+from export.to_onnx import ExportError, to_onnx
+from train import checkpoint, loop
+from train.datasets import CORPORA
+from train.models import FAMILIES, cspp
+from train.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, toy_corpus):
+    out = tmp_path_factory.mktemp("run")
+    recipe = Recipe(optimizer="adamw", learning_rate=0.003, batch=32, epochs=1, held_out=0.2)
+    config = cspp.Config(variant="cspp", hidden=16, batch_norm=True)
+    loop.train(FAMILIES["cspp"], config, recipe, CORPORA["fer2013"](toy_corpus, "train"), out)
+    return out / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, trained, toy_corpus):
+    out = tmp_path_factory.mktemp("bundles") / "toy"
+    assert main([str(trained), "--out", str(out), "--evaluate", str(toy_corpus)]) == 0
+    return out
+
+
+def test_the_bundle_runs_without_torch(exported, portrait):
+    assert sorted(path.name for path in exported.iterdir()) == ["golden.npz", "manifest.json", "model.fp32.onnx"]
+    assert edge_main(["check", str(exported)]) == 0
+    with edge.Recognizer(bundle=exported, landmarks="5") as recognizer:
+        assert recognizer.process(portrait).faces[0].label in recognizer.bundle.manifest.labels
+
+
+def test_the_graph_answers_what_the_network_answers(exported, trained, toy_corpus):
+    from export.accuracy import predict
+
+    pictures = CORPORA["fer2013"](toy_corpus, "test")
+    bundle, stored = Bundle.open(exported), checkpoint.load(trained)
+    (spec,) = bundle.manifest.inputs
+    ours = predict(bundle, open_engine(bundle), pictures)
+    assert ours == pytest.approx(loop.predict(stored.network(), pictures, spec), abs=1e-4)
+    figures = bundle.manifest.metrics["fer2013 test part"]
+    assert figures["accuracy"] == pytest.approx((ours.argmax(1) == pictures.labels).mean())
+    assert figures["count"] == 140
+    assert bundle.manifest.temperature == pytest.approx(stored.temperature, abs=1e-5)
+
+
+def test_no_trace_of_the_exporting_machine(exported):
+    assert b"/site-packages/" not in (exported / "model.fp32.onnx").read_bytes()
+    assert b"Traceback" not in (exported / "model.fp32.onnx").read_bytes()
+    document = json.loads((exported / "manifest.json").read_text())
+    assert document["data"]["corpus"] == "fer2013"
+
+
+def test_every_rung_of_the_ladder_exports():
+    spec = cspp.inputs()
+    output = (edge.bundle.OutputSpec("logits", (1, 7), "float32"),)
+    import onnxruntime
+
+    for variant in cspp.VARIANTS:
+        for batch_norm in (False, True):
+            torch.manual_seed(0)
+            network = cspp.CSPP(cspp.Config(variant=variant, hidden=8, batch_norm=batch_norm)).eval()
+            graph = to_onnx(network, spec, output)
+            session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+            face = np.random.default_rng(0).standard_normal((1, 1, 48, 48)).astype(np.float32)
+            with torch.inference_mode():
+                wanted = network(torch.from_numpy(face)).numpy()
+            assert session.run(["logits"], {"face": face})[0] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_cannot_be_exported_says_so():
+    class Odd(torch.nn.Module):
+        def forward(self, face):
+            return torch.from_numpy(np.linalg.svd(face.numpy())[1])
+
+    with pytest.raises(ExportError, match="can't be exported to ONNX"):
+        to_onnx(Odd(), cspp.inputs(), (edge.bundle.OutputSpec("logits", (1, 7), "float32"),))
+
+
+def test_bad_input_leaves_no_bundle(trained, exported, tmp_path, capsys):
+    def refused(*arguments):
+        assert main([str(argument) for argument in arguments]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        return err
+
+    assert "no such checkpoint" in refused(tmp_path / "none.pt", "--out", tmp_path / "b")
+    (tmp_path / "half.pt").write_bytes(trained.read_bytes()[:5000])
+    assert "not a whole checkpoint" in refused(tmp_path / "half.pt", "--out", tmp_path / "b")
+    assert "already exists" in refused(trained, "--out", exported)
+    (tmp_path / "file").touch()
+    assert "can't be written" in refused(trained, "--out", tmp_path / "file" / "b")
+    assert "expected FER2013's" in refused(trained, "--out", tmp_path / "b", "--evaluate", tmp_path)
+    assert not (tmp_path / "b").exists()
+    assert not list(tmp_path.glob(".b*"))
+
+
+def test_a_graph_that_is_not_the_network_is_refused(trained, tmp_path, monkeypatch, capsys):
+    """Break the exporter: the weights of another network get into the graph."""
+    import export.__main__ as module
+
+    def wrong(network, inputs, outputs):
+        other = cspp.CSPP(network.config).eval()
+        return to_onnx(other, inputs, outputs)
+
+    monkeypatch.setattr(module, "to_onnx", wrong)
+    assert main([str(trained), "--out", str(tmp_path / "b")]) == 2
+    assert "the graph differs from the network by" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_shipped_bundle_gives_its_own_number(shared):
+    """Through edge's preprocessing and engine, on FER2013's PublicTest."""
+    from export.accuracy import measure
+
+    bundle = Bundle.open()
+    figures = measure(bundle, open_engine(bundle), "fer2013", shared / "fer2013")
+    claimed = bundle.manifest.metrics["fer2013 test part"]
+    assert figures["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
+    assert figures["accuracy"] >= 0.60

@@ -1,0 +1,174 @@
+"""The loop learns, resumes to the same weights, and stops with a clear word."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from train import checkpoint, loop
+from train.__main__ import main
+from train.augment import augment
+from train.datasets import CORPORA, CorpusError
+from train.models import FAMILIES, cspp
+from train.recipe import Recipe
+
+QUICK = Recipe(
+    optimizer="adamw", learning_rate=0.002, batch=32, epochs=2, held_out=0.2, average=0.8, shift=0.04, erase=0.2
+)
+SMALL = cspp.Config(variant="baseline", hidden=16, batch_norm=True)
+
+
+def run(corpus, out, recipe=QUICK, **options):
+    return loop.train(FAMILIES["cspp"], SMALL, recipe, CORPORA["fer2013"](corpus, "train"), out, **options)
+
+
+def test_it_learns(toy_corpus, tmp_path, capsys):
+    arguments = ["cspp", "--data", str(toy_corpus), "--out", str(tmp_path), "--recipe", "fer2013", "--epochs", "4"]
+    arguments += ["--batch", "32", "--batch-norm", "--variant", "plain7", "--no-mirror", "--learning-rate", "0.002"]
+    arguments += ["--average", "0.8", "--held-out", "0.2", "--rotation", "0", "--shift", "0.03", "--scale", "0.05"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    accuracy = float(out.split("test part: 140 pictures, accuracy ")[1].split(",")[0])
+    assert accuracy > 0.9
+    stored = checkpoint.load(tmp_path / "best.pt")
+    assert (stored.family, stored.corpus, stored.stage) == ("cspp", "fer2013", "supervised")
+    assert stored.config["variant"] == "plain7"
+    assert stored.temperature > 0
+    assert 0 < stored.abstain_below <= 1
+
+
+def test_a_resumed_run_ends_with_the_same_weights(toy_corpus, tmp_path):
+    straight = run(toy_corpus, tmp_path / "straight")
+
+    class Stop(Exception):
+        pass
+
+    def stop(figures):
+        raise Stop
+
+    with pytest.raises(Stop):
+        run(toy_corpus, tmp_path / "broken", report=stop)
+    assert checkpoint.load(tmp_path / "broken" / "last.pt").epoch == 1
+    resumed = run(toy_corpus, tmp_path / "broken", resume=True)
+    last = [checkpoint.load(tmp_path / name / "last.pt") for name in ("straight", "broken")]
+    for name, weights in last[0].weights.items():
+        assert torch.equal(weights, last[1].weights[name]), name
+    for name, weights in last[0].state["network"].items():
+        assert torch.equal(weights, last[1].state["network"][name]), name
+    assert straight.held_out == resumed.held_out
+
+
+def test_seeds_matter(toy_corpus, tmp_path):
+    one = run(toy_corpus, tmp_path / "a", replace(QUICK, epochs=1))
+    two = run(toy_corpus, tmp_path / "b", replace(QUICK, epochs=1))
+    other = run(toy_corpus, tmp_path / "c", replace(QUICK, epochs=1, seed=1))
+    name = "logits.weight"
+    assert torch.equal(one.weights[name], two.weights[name])
+    assert not torch.equal(one.weights[name], other.weights[name])
+
+
+def test_resuming_another_runs_checkpoint_is_refused(toy_corpus, tmp_path):
+    run(toy_corpus, tmp_path, replace(QUICK, epochs=1))
+    with pytest.raises(loop.TrainingError, match="trained with other settings; give the same ones, or another --out"):
+        run(toy_corpus, tmp_path, QUICK, resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(toy_corpus, tmp_path):
+    run(toy_corpus, tmp_path, replace(QUICK, epochs=1))
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(
+        loop.TrainingError, match=r"loss is (nan|inf) in epoch 1; the last good checkpoint is .*last\.pt"
+    ):
+        run(toy_corpus, tmp_path, replace(QUICK, optimizer="sgd", learning_rate=1e30))
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_near_identical_pictures_stay_on_one_side():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 256, (60, 48, 48), dtype=np.uint8)
+    pixels = np.repeat(base, 3, axis=0)
+    pictures = loop.Pictures("toy", "train", ("a", "b"), pixels, np.repeat(np.arange(60) % 2, 3).astype(np.int64))
+    learn, held_out = loop.split(pictures, replace(QUICK, held_out=0.2))
+    assert len(learn) + len(held_out) == 180
+    assert 20 < len(held_out) < 60
+    assert not {p.tobytes() for p in learn.pixels} & {p.tobytes() for p in held_out.pixels}
+
+
+def test_batches_are_what_edge_would_feed(toy_corpus):
+    from edge.preprocess import to_tensor
+
+    pictures = CORPORA["fer2013"](toy_corpus, "train")
+    (spec,) = FAMILIES["cspp"].inputs()
+    plain = Recipe(batch=len(pictures))
+    ((faces, labels),) = loop.batches(pictures, plain, spec, epoch=0)
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(loop._seed(plain, 0)))
+    for place in (0, 17, 349):
+        chosen = int(order[place])
+        assert torch.equal(faces[place], torch.from_numpy(to_tensor(pictures.pixels[chosen], spec))[0])
+        assert labels[place] == pictures.labels[chosen]
+
+
+def test_augmentations_stay_in_range_and_off_means_off():
+    pixels = 255 * torch.rand(16, 1, 48, 48)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(augment(pixels, Recipe(), generator), pixels)
+    everything = Recipe(rotation=20, scale=0.2, shift=0.1, mirror=True, gamma=0.5, erase=1.0)
+    changed = augment(pixels, everything, generator)
+    assert changed.shape == pixels.shape
+    assert 0 <= changed.min() <= changed.max() <= 255.01
+    mirrored = augment(pixels, Recipe(mirror=True), torch.Generator().manual_seed(1))
+    flipped = [torch.allclose(m, p.flip(-1), atol=1e-2) for m, p in zip(mirrored, pixels, strict=True)]
+    same = [torch.allclose(m, p, atol=1e-2) for m, p in zip(mirrored, pixels, strict=True)]
+    assert sum(flipped) + sum(same) == 16
+    assert 3 < sum(flipped) < 13
+
+
+def test_bad_corpora(tmp_path, toy_corpus, capsys):
+    def refused(*arguments):
+        assert main([*map(str, arguments), "--out", str(tmp_path / "out")]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        return err
+
+    assert "expected FER2013's train.npz there (--data FOLDER)" in refused("cspp", "--data", tmp_path)
+    (tmp_path / "train.npz").write_bytes(b"no archive")
+    assert "not FER2013 as npz" in refused("cspp", "--data", tmp_path)
+    np.savez(tmp_path / "train.npz", x=np.zeros((0, 48, 48), np.uint8), y=np.zeros(0, np.uint8))
+    assert "holds no pictures" in refused("cspp", "--data", tmp_path)
+    np.savez(tmp_path / "train.npz", x=np.zeros((9, 48, 48), np.uint8), y=np.full(9, 7, np.uint8))
+    assert "label code 7; FER2013 has 0..6, unknown codes are refused" in refused("cspp", "--data", tmp_path)
+    np.savez(tmp_path / "train.npz", x=np.zeros((9, 48, 48), np.uint8), y=np.zeros(9, np.uint8))
+    assert "0 pictures of disgust; expected at least 2 of every class" in refused("cspp", "--data", tmp_path)
+    assert "unknown C-SPP variant 'x'" in refused("cspp", "--data", toy_corpus, "--variant", "x")
+    assert "unknown optimizer 'lion'" in refused("cspp", "--data", toy_corpus, "--optimizer", "lion")
+
+
+def test_bad_checkpoints(tmp_path, toy_corpus):
+    with pytest.raises(checkpoint.CheckpointError, match="no such checkpoint"):
+        checkpoint.load(tmp_path / "none.pt")
+    run(toy_corpus, tmp_path, replace(QUICK, epochs=1))
+    data = (tmp_path / "best.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(checkpoint.CheckpointError, match="not a whole checkpoint"):
+        checkpoint.load(tmp_path / "half.pt")
+    whole = torch.load(tmp_path / "best.pt", weights_only=True)
+    for change, message in (
+        ({"format": 9}, "checkpoint format 9, this version reads 1"),
+        ({"family": "resnet"}, "unknown family 'resnet'; known: .*cspp"),
+        ({"weights": {}}, "not a whole cspp checkpoint"),
+        ({"config": {"depth": 3}}, "not a whole cspp checkpoint"),
+    ):
+        torch.save({**whole, **change}, tmp_path / "changed.pt")
+        with pytest.raises(checkpoint.CheckpointError, match=message):
+            checkpoint.load(tmp_path / "changed.pt")
+
+
+def test_the_real_corpus(shared):
+    pictures = CORPORA["fer2013"](shared / "fer2013", "train")
+    assert len(pictures) == 28709
+    assert np.bincount(pictures.labels).tolist() == [3995, 436, 4097, 7215, 4830, 3171, 4965]
+    assert len(CORPORA["fer2013"](shared / "fer2013", "test")) == 3589
+    with pytest.raises(CorpusError):
+        CORPORA["fer2013"](shared, "train")
