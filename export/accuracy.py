@@ -1,14 +1,20 @@
-"""How good a bundle is on labelled crops, measured with ``edge``'s own preprocessing and engine."""
+"""How good a bundle is on labelled crops, measured with ``edge``'s own preprocessing and engine.
+
+``python -m export.accuracy [BUNDLE] --data FER2013_FOLDER``
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge.bundle import Bundle
-from edge.engine import Engine
+from edge.engine import Engine, open_engine
 from edge.errors import EdgeError
 from edge.preprocess import to_tensor
 from train.datasets import CORPORA, CorpusError, Pictures
@@ -55,3 +61,39 @@ def measure(bundle: Bundle, engine: Engine, corpus: str, data: Path) -> dict[str
         figures["twins"] = int((~alone).sum())
         figures["accuracy_without_twins"] = float((logits[alone].argmax(1) == test.labels[alone]).mean())
     return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.accuracy", description="Measure a bundle on labelled crops."
+    )
+    parser.add_argument("bundle", nargs="?", help="name or path (default: face)")
+    parser.add_argument("--data", type=Path, required=True, help="the corpus' folder, or its test part's file")
+    parser.add_argument("--corpus", choices=sorted(CORPORA), default="fer2013")
+    parser.add_argument("--precision", default="auto")
+    options = parser.parse_args(arguments)
+    try:
+        bundle = Bundle.open(options.bundle)
+        figures = measure(bundle, open_engine(bundle, precision=options.precision), options.corpus, options.data)
+    except EdgeError as error:
+        print(f"accuracy: {error}", file=sys.stderr)
+        return 2
+    print(table(figures))
+    return 0
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    rows = [("pictures", f"{figures['count']:,}"), ("accuracy", f"{figures['accuracy']:.2%}")]
+    if "twins" in figures:
+        without = figures["accuracy_without_twins"]
+        rows.append((f"accuracy without the {figures['twins']} that have a twin in Training", f"{without:.2%}"))
+    rows.append(("macro F1", f"{figures['macro_f1']:.3f}"))
+    rows.append(("expected calibration error", f"{figures['ece']:.3f}"))
+    rows += [(f"recall, {name}", f"{value:.1%}") for name, value in figures["recall"].items()]
+    return "\n".join(["| figure | value |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
