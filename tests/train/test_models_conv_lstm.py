@@ -90,6 +90,13 @@ def test_shapes_and_sizes_at_full_width() -> None:
     assert two_path.encode(clip).shape == (2, 5, 2 * 4 * 16, 16, 16)
 
 
+def test_the_forget_gate_starts_open() -> None:
+    bias = ConvLSTM(3, 2).input_to_state.bias
+    assert bias is not None
+    assert bias[:2].tolist() == [1.0, 1.0]
+    assert 1.0 not in bias[2:].tolist()
+
+
 @pytest.mark.parametrize(("temporal", "receptive", "steps"), [(1, 1, 8), (2, 4, 5), (3, 7, 2)])
 def test_how_the_window_shrinks(temporal: int, receptive: int, steps: int) -> None:
     network = build(Config(temporal=temporal, filters=2, units=2, side=8))

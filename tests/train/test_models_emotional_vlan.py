@@ -149,8 +149,10 @@ def test_trained_schema_drops_out_the_aggregated_layer() -> None:
     ring = torch.ones(1, 3, 64)
     seen: list[torch.Tensor] = []
     network.vlan.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    network.head(ring, ring)
-    assert set(seen[0].flatten().tolist()) == {0.0, 2.0}
+    network.head(ring, 3 * ring)
+    spatial, temporal = seen[0].unbind(1)
+    assert set(spatial.flatten().tolist()) == {0.0, 2.0}
+    assert set(temporal.flatten().tolist()) == {0.0, 6.0}
 
 
 def test_what_can_not_be_is_refused() -> None:

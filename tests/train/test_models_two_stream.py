@@ -144,8 +144,11 @@ def test_step_1_into_step_2() -> None:
         net.eval()
     torch.testing.assert_close(network.encode_frame(image), spatial.encode_frame(image))
     torch.testing.assert_close(network.encode_flow(image), temporal.encode_flow(image))
-    with pytest.raises(ValueError, match=r"take\(\) needs"):
-        network.take(temporal, spatial)
+    single = build(small(mode="temporal")).double().eval()
+    single.take(spatial, temporal)
+    torch.testing.assert_close(single.encode_flow(image), temporal.encode_flow(image))
+    with pytest.raises(ValueError, match="no network with a temporal stream was given"):
+        network.take(spatial)
 
 
 def test_segments_are_averaged_by_video() -> None:

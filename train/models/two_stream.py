@@ -94,13 +94,22 @@ class TwoStream(nn.Module):
     def _stream(self, until: str) -> VGG16:
         return VGG16(self.config.classes, until=until, width=self.config.width, dropout=self.config.dropout)
 
-    def take(self, spatial: TwoStream, temporal: TwoStream) -> None:
-        """Copy the streams that two single-stream networks of the same width were trained to (step 1 into step 2)."""
-        for mine, theirs in ((self.spatial, spatial.spatial), (self.temporal, temporal.temporal)):
-            if mine is None or theirs is None:
-                raise ValueError("take() needs a two-stream network, one with a spatial and one with a temporal stream")
-            trained = theirs.state_dict()
-            mine.load_state_dict({name: trained[name] for name in mine.state_dict()})
+    def take(self, *trained: TwoStream) -> None:
+        """Copy each stream from the first network in ``trained``, of the same width, that has it (after step 1).
+
+        Raises:
+            ValueError: none of them has a stream that this network needs; nothing was copied.
+        """
+        pairs = []
+        for name in ("spatial", "temporal"):
+            mine = getattr(self, name)
+            theirs = [stream for network in trained if (stream := getattr(network, name)) is not None]
+            if mine is not None and not theirs:
+                raise ValueError(f"no network with a {name} stream was given; expected one trained in mode {name}")
+            if mine is not None:
+                pairs.append((mine, theirs[0].state_dict()))
+        for mine, weights in pairs:
+            mine.load_state_dict({name: weights[name] for name in mine.state_dict()})
 
     def encode_frame(self, frame: Tensor) -> Tensor:
         """fc7 of face crops, computed once per frame: (N, 3, 227, 227) float32 -> (N, 4096), >= 0."""
