@@ -11,8 +11,6 @@ from edge.errors import MissingPackageError
 from train.datasets import afew, baum1s, enterface, rml, savee
 from train.datasets.pictures import CorpusError
 
-openpyxl = pytest.importorskip("openpyxl")
-
 
 def make(root: Path, *names: str) -> Path:
     for name in names:
@@ -76,6 +74,12 @@ def test_afew_refuses_an_unknown_label_folder(films, aligned):
     make(films, "Val_AFEW/Contempt/000000001.avi")
     with pytest.raises(CorpusError, match="unknown label 'Contempt'; afew has angry, disgust"):
         afew.parse(films, aligned=aligned)
+
+
+def test_afew_refuses_frames_of_a_label_it_does_not_have(films):
+    make(films, "Val_AFEW/Contempt/000000001/000.jpg")
+    with pytest.raises(CorpusError, match="unknown label 'Contempt'; afew has angry, disgust"):
+        afew.parse(films, aligned=True)
 
 
 def test_afew_number_in_two_label_folders_is_skipped(films):
@@ -241,17 +245,18 @@ HEADER = ("No", "Subject", "Gender", "Clip Name", "Emotion", "Emotion code")
 SPONTANEOUS = (
     (1, 1, "F", "S001_001", "Concentrating", 4),
     (2, 1, "F", "S001_002", "Con", 5),
-    (3, 2, "M", "S002_001", "Happiness", 8),
+    (3, 2, "M", "S002_001", "Happy", 8),  # not to the letter, and no contradiction
     (4, 2, "M", "S002_002", "Disgust", 6.0),
     (5, 15, "M", "S015_007", "Neutral", 8),  # contradicts itself
     (6, 15, "M", "S015_008", "Sadness", 10),  # no such video
+    (7, 15, "M", "S015_009", "Contempt", 4),
     (None, None, None, None, None, None),
     ("Total", 6, None, None, None, None),
 )
 
 
 def sheet(file: Path, rows) -> None:
-    book = openpyxl.Workbook()
+    book = pytest.importorskip("openpyxl").Workbook()
     for row in (("BAUM-1",), HEADER, *rows):
         book.active.append(row)
     book.save(file)
@@ -268,6 +273,7 @@ def turkish(tmp_path):
         "BAUM1s_MP4 - All/s002/S002_002.mp4",
         "BAUM1s_MP4 - All/s002/S002_099.mp4",
         "BAUM1s_MP4 - All/s015/S015_007.mp4",
+        "BAUM1s_MP4 - All/s015/S015_009.mp4",
         "BAUM1a_MP4_all/s001/S001_001.mp4",
         "BAUM1a_MP4_all/s001/S001_002.mp4",
     )
@@ -287,7 +293,7 @@ def test_baum1s_all_labels(turkish):
     ]
     assert found.reasons == {
         "not a video": 1,
-        "name and code tell different labels": 1,
+        "name and code tell different labels": 2,
         "annotated but no video": 1,
         "row without a clip's name": 1,
         "video without annotation": 1,

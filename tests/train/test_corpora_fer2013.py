@@ -127,7 +127,7 @@ def test_bad_tables_are_refused(table, text, why):
 
 @pytest.mark.parametrize("code", [7, -1])
 def test_unknown_codes_in_arrays_are_refused(arrays, code):
-    np.savez(arrays / "train.npz", x=face(0)[None], y=np.array([code]))
+    np.savez(arrays / "train.npz", x=np.stack([face(0), face(3)]), y=np.array([code, 3]))
     for read in (fer2013.load, fer2013.parse):
         with pytest.raises(CorpusError, match=rf"label code {code}; FER2013 has 0\.\.6"):
             read(arrays)

@@ -26,7 +26,7 @@ def listed(tmp_path):
     root = make(tmp_path / "own", "a/1.png", "b.avi", "run/f2.png", "run/f10.png", "run/notes.txt", "void/x.txt")
     (root / "manifest.csv").write_text(
         "\ufeffPath, Label,subject,sequence,split,gender\n"
-        "a/1.png,Anger,p1,take1,Training,female\n"
+        "a/1.png, Anger, p1 ,take1,Training,female\n"
         "b.avi,happy,,,val,\n"
         "run,SURPRISED,p2,,test,male\n"
         "gone.png,fear,p2,,,\n"

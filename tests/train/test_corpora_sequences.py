@@ -142,6 +142,8 @@ def sessions(tmp_path):
     session(root, 2, "S001-002.avi", None)
     session(root, 10, "S016-003.AVI", "1", view="2", namespace=' xmlns="http://mmi"')
     session(root, 11, "S021-001.jpg", "6")
+    for name in ("session.xml", "S021-001.xml"):
+        (root / "Sessions/11" / name).rename(root / "Sessions/11" / name.upper())
     session(root, 12, "S021-002.avi", "9")
     session(root, 13, "clip.avi", "1")
     touch(root, "Sessions/14/S030-001.avi", "Sessions/1/Thumbs.db", "Sessions/1/notes.txt")

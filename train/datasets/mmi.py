@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from train.datasets.disk import CODES_FORM, Collector, find_root, folders, read_codes
+from train.datasets.disk import CODES_FORM, Collector, find_file, find_root, folders, read_codes
 from train.datasets.pictures import CorpusError
 from train.datasets.samples import BASIC, PICTURE_SUFFIXES, VIDEO_SUFFIXES, WORDS, Corpus
 
@@ -57,7 +57,7 @@ def _has_sessions(folder: Path) -> bool:
 
 
 def _add(collector: Collector, session: Path, known: Mapping[str, str]) -> None:
-    view = _attribute(collector, session / "session.xml", "track", "view")
+    view = _attribute(collector, find_file(session, r"session\.xml"), "track", "view")
     for file in collector.files(session, (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, ".xml"), "a picture or a video"):
         if file.suffix.lower() == ".xml":
             continue
@@ -65,15 +65,15 @@ def _add(collector: Collector, session: Path, known: Mapping[str, str]) -> None:
         if match is None:
             collector.skip(file, "name is not SUBJECT-NUMBER")
             continue
-        annotation = file.with_suffix(".xml")
+        annotation = find_file(file.parent, re.escape(file.stem) + r"\.xml")
         code = _attribute(collector, annotation, "Metatag", "Value", Name="Emotion")
         if code is None:
-            collector.skip(file, "no emotion in its XML (action units only)" if annotation.is_file() else "no XML")
+            collector.skip(file, "no emotion in its XML (action units only)" if annotation else "no XML")
             continue
         label = known.get(code.strip().lower())
         if label is None:
             codes = (f"{key} {name or '(left out)'}" for key, name in known.items())
-            raise collector.unknown(annotation, code, codes, f"add it to {_MAP}")
+            raise collector.unknown(annotation or file, code, codes, f"add it to {_MAP}")
         if label == "":
             collector.skip(file, f"emotion {code} left out by the code map")
             continue
@@ -81,9 +81,9 @@ def _add(collector: Collector, session: Path, known: Mapping[str, str]) -> None:
         collector.add(file, label, match["subject"].upper(), file.stem.upper(), facts=facts)
 
 
-def _attribute(collector: Collector, file: Path, tag: str, attribute: str, **where: str) -> str | None:
+def _attribute(collector: Collector, file: Path | None, tag: str, attribute: str, **where: str) -> str | None:
     """The attribute of the first element of this tag, with or without a namespace, or None."""
-    if not file.is_file():
+    if file is None:
         return None
     try:
         tree = ElementTree.parse(file)
