@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from edge.errors import EdgeError
-from train.datasets import CORPORA
+from train.datasets import PICTURES
 from train.loop import predict, train
 from train.metrics import summarise
 from train.models import FAMILIES
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     for family in FAMILIES.values():
         command = families.add_parser(family.name, help=family.paper, description=family.paper)
         command.add_argument("--data", type=Path, required=True, help="folder or file of the corpus")
-        command.add_argument("--corpus", choices=sorted(CORPORA), default="fer2013")
+        command.add_argument("--corpus", choices=sorted(PICTURES), default="fer2013")
         command.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
         command.add_argument("--recipe", choices=sorted(family.recipes), default="paper")
         command.add_argument("--resume", action="store_true", help="go on from OUT/last.pt")
@@ -75,7 +75,7 @@ def _train(options: argparse.Namespace) -> int:
     family = FAMILIES[options.family]
     if options.threads:
         torch.set_num_threads(options.threads)
-    pictures = CORPORA[options.corpus](options.data, "train")
+    pictures = PICTURES[options.corpus](options.data, "train")
     try:
         recipe = replace(family.recipes[options.recipe], **_given(options, type(family.recipes[options.recipe])))
         config = family.config(**{**_given(options, family.config), "classes": len(pictures.names)})
@@ -105,7 +105,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     print(f"best: epoch {best.epoch}, held-out accuracy {best.held_out['accuracy']:.4f} -> {options.out / 'best.pt'}")
     try:
-        test = CORPORA[options.corpus](options.data, "test")
+        test = PICTURES[options.corpus](options.data, "test")
     except EdgeError:
         return 0
     (spec,) = family.inputs()
