@@ -76,7 +76,8 @@ class InputSpec:
 
     name: str
     kind: str
-    """``face``: one aligned crop, NCHW with N = 1."""
+    """``face``: one aligned crop, NCHW with N = 1. ``clip``: T crops of one face, NTCHW. ``flow``: T flow images, NTCHW.
+    This version of ``edge`` runs ``face``; the others are trained on."""
     shape: tuple[int, ...]
     dtype: str
     colour: str
@@ -89,17 +90,17 @@ class InputSpec:
     @property
     def channels(self) -> int:
         """Number of colour channels."""
-        return self.shape[1]
+        return self.shape[-3]
 
     @property
     def height(self) -> int:
         """Height of the crop in pixels."""
-        return self.shape[2]
+        return self.shape[-2]
 
     @property
     def width(self) -> int:
         """Width of the crop in pixels."""
-        return self.shape[3]
+        return self.shape[-1]
 
 
 @dataclass(frozen=True, slots=True)

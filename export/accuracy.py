@@ -18,8 +18,8 @@ from edge.engine import Engine, open_engine
 from edge.errors import EdgeError
 from edge.preprocess import to_tensor
 from train.datasets import CORPORA, CorpusError, Pictures
-from train.datasets.pictures import twins
 from train.metrics import Logits, summarise
+from train.twins import twins
 
 
 def predict(bundle: Bundle, engine: Engine, pictures: Pictures) -> Logits:

@@ -30,9 +30,10 @@ from train import metrics
 from train.augment import augment
 from train.checkpoint import Checkpoint, plain
 from train.datasets import Pictures
-from train.datasets.pictures import CorpusError, difference_hash
+from train.datasets.errors import CorpusError
 from train.models import Family
 from train.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from train.twins import difference_hash
 
 EVALUATION_BATCH = 512
 

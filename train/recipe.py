@@ -24,6 +24,13 @@ class Recipe:
     batch: int = 128
     """Pictures a step, over all processes together."""
     epochs: int = 50
+    """Of the first stage (and of the only one, where there is only one)."""
+    second_epochs: int = 0
+    """Of each later stage that is trained step by step; 0 is as many as the first."""
+    second_rate: float = 0.0
+    """Learning rate of the later stages; 0 is the first one's."""
+    patience: int = 0
+    """Stop a stage when its held-out figure has not improved for this many epochs; 0 never stops early."""
     label_smoothing: float = 0.0
     """Probability taken from the true class and spread over all (Szegedy et al. 2016)."""
     average: float = 0.0
@@ -40,6 +47,8 @@ class Recipe:
     """Exponent exp(g), g uniform in +-."""
     erase: float = 0.0
     """Probability that a random rectangle is replaced by noise (Zhong et al. 2020)."""
+    jitter: int = 0
+    """Extra crops of each training picture, with the eyes' positions disturbed (Lopes et al. 2017)."""
     held_out: float = 0.05
     """Share of the training part that is kept out for model selection and calibration."""
     seed: int = 0

@@ -9,7 +9,7 @@ import pytest
 
 from edge.errors import MissingPackageError
 from train.datasets import afew, baum1s, enterface, rml, savee
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 
 
 def make(root: Path, *names: str) -> Path:

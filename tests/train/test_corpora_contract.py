@@ -6,7 +6,7 @@ import pytest
 
 from train.datasets import CORPORA, PICTURES, find
 from train.datasets.disk import is_junk, natural, read_codes
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 from train.datasets.samples import Corpus, Sample, word
 
 

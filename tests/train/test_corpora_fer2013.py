@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from train.datasets import PICTURES, fer2013
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 
 STORED = Path(__file__).parents[2] / ".." / "shared" / "data" / "fer2013"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from train.datasets import baum2i, manifest
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 
 
 def make(root: Path, *names: str) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from train.datasets import ckplus, mmi
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 
 
 def touch(root: Path, *names: str) -> None:

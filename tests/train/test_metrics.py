@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("torch")
 
 from train import metrics
-from train.datasets.pictures import twins
+from train.twins import twins
 
 
 def test_calibration_error_by_hand():

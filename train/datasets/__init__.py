@@ -28,8 +28,9 @@ from train.datasets import (
     tfeid,
 )
 from train.datasets.disk import MANIFEST, find_file
-from train.datasets.pictures import CorpusError, Pictures
+from train.datasets.errors import CorpusError
 from train.datasets.samples import BASIC, WORDS, Corpus, Sample
+from train.examples import Examples
 
 CORPORA: dict[str, Callable[..., Corpus]] = {
     "afew": afew.parse,
@@ -49,8 +50,8 @@ CORPORA: dict[str, Callable[..., Corpus]] = {
 }
 """Corpus name to ``parse(root, **options) -> Corpus``: names and annotations only, no pixels."""
 
-PICTURES: dict[str, Callable[[Path, str], Pictures]] = {"fer2013": fer2013.load}
-"""Corpus name to ``load(path, part) -> Pictures``: face crops in memory; parts are ``train`` and ``test``."""
+PICTURES: dict[str, Callable[[Path, str], Examples]] = {"fer2013": fer2013.load}
+"""Corpus name to ``load(path, part) -> Examples``: face crops in memory; parts are ``train`` and ``test``."""
 
 
 def find(name: str, root: Path, **options: Any) -> Corpus:
@@ -76,4 +77,4 @@ def find(name: str, root: Path, **options: Any) -> Corpus:
     return manifest.parse(root, name=name, **options)
 
 
-__all__ = ["BASIC", "CORPORA", "PICTURES", "WORDS", "Corpus", "CorpusError", "Pictures", "Sample", "find"]
+__all__ = ["BASIC", "CORPORA", "PICTURES", "WORDS", "Corpus", "CorpusError", "Sample", "find"]

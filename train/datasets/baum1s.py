@@ -14,7 +14,7 @@ from typing import Any
 
 from edge.errors import MissingPackageError
 from train.datasets.disk import Collector, find_file, find_root, folders
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 from train.datasets.samples import BASIC, Corpus
 
 SPONTANEOUS = {

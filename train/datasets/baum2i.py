@@ -13,7 +13,7 @@ from pathlib import Path
 
 from train.datasets import manifest
 from train.datasets.disk import CODES_FORM, MANIFEST, check_folder, find_file
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 from train.datasets.samples import Corpus
 
 LAYOUT = f"the pictures and a {MANIFEST} (path,label,subject,sequence,split,gender)"

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from train.datasets.disk import Collector, find_root, folders, visible
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 from train.datasets.samples import PICTURE_SUFFIXES, Corpus
 
 NAMES = ("angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")

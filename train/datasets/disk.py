@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 from train.datasets.samples import (
     PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from train.datasets.disk import Collector, find_file, find_root, folders, label_of_folder
-from train.datasets.pictures import CorpusError, Pictures
+from train.datasets.errors import CorpusError
 from train.datasets.samples import Corpus
+from train.examples import Examples, faces
 
 NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 PARTS = {"train": "train.npz", "test": "public_test.npz", "private": "private_test.npz"}
@@ -39,7 +40,7 @@ _FOLDERS = {
 }
 
 
-def load(path: Path, part: str = "train") -> Pictures:
+def load(path: Path, part: str = "train") -> Examples:
     """Load one part's pixels.
 
     Args:
@@ -62,7 +63,7 @@ def load(path: Path, part: str = "train") -> Pictures:
             return _from_folders(path, part)
     file = path if path.is_file() else path / PARTS[part]
     pixels, labels = _arrays(file, PARTS[part])
-    return Pictures("fer2013", part, NAMES, pixels, labels.astype(np.int64))
+    return faces("fer2013", part, NAMES, pixels, labels.astype(np.int64))
 
 
 def parse(root: Path, *, private: bool = False) -> Corpus:
@@ -169,7 +170,7 @@ def _rows(file: Path) -> Iterator[tuple[int, int, str, str]]:
             yield row, int(code), part, cells[pixels]
 
 
-def _from_csv(file: Path, part: str) -> Pictures:
+def _from_csv(file: Path, part: str) -> Examples:
     pictures, labels = [], []
     for row, code, found, text in _rows(file):
         if found == part:
@@ -184,10 +185,10 @@ def _from_csv(file: Path, part: str) -> Pictures:
             labels.append(code)
     if not pictures:
         raise CorpusError(f"{file}: holds no {USAGES[part]} rows; expected {COUNTS[part]:,}; give the whole file")
-    return Pictures("fer2013", part, NAMES, np.stack(pictures), np.array(labels, np.int64))
+    return faces("fer2013", part, NAMES, np.stack(pictures), np.array(labels, np.int64))
 
 
-def _from_folders(root: Path, part: str) -> Pictures:
+def _from_folders(root: Path, part: str) -> Examples:
     collector = Collector("fer2013", root, LAYOUT)
     pictures, labels = [], []
     for folder in folders(root, _FOLDERS[part]):
@@ -209,4 +210,4 @@ def _from_folders(root: Path, part: str) -> Pictures:
                 else "copy the folder anew"
             )
         )
-    return Pictures("fer2013", part, NAMES, np.stack(pictures).astype(np.uint8), np.array(labels, np.int64))
+    return faces("fer2013", part, NAMES, np.stack(pictures).astype(np.uint8), np.array(labels, np.int64))

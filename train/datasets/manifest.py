@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from train.datasets.disk import CODES_FORM, MANIFEST, Collector, check_folder, find_file, folders, read_codes, visible
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 from train.datasets.samples import PICTURE_SUFFIXES, SPLITS, VIDEO_SUFFIXES, WORDS, Corpus, word
 
 LAYOUT = f"{MANIFEST} with the header path,label,subject,sequence,split, or class folders (happy/S010_004_00000017.png)"

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from train.datasets.disk import CODES_FORM, Collector, find_file, find_root, folders, read_codes
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 from train.datasets.samples import BASIC, PICTURE_SUFFIXES, VIDEO_SUFFIXES, WORDS, Corpus
 
 LAYOUT = "Sessions/<number>/S001-001.avi with S001-001.xml and session.xml"

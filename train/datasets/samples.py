@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 
 BASIC = ("angry", "disgust", "fear", "happy", "sad", "surprise")
 """The six basic expressions: the classes of C-SPP, of Zhang et al. 2019 and of Pan et al. 2019."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from train.datasets.disk import CODES_FORM, Collector, find_root, folders, read_codes, visible
-from train.datasets.pictures import CorpusError
+from train.datasets.errors import CorpusError
 from train.datasets.samples import PICTURE_SUFFIXES, WORDS, Corpus
 
 NAMES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

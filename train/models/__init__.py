@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
-
-from edge.bundle import InputSpec
-from train.models import cspp
+from train.models import conv_lstm, cspp, dam_cnn, emotional_vlan, two_stream
+from train.models.family import Family, Window
 from train.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Family:
-    """What the rest of ``train`` and ``export`` need to know of a network."""
-
-    name: str
-    paper: str
-    config: type[Any]
-    """A frozen dataclass; every field has a default and is a plain value."""
-    build: Callable[[Any], nn.Module]
-    inputs: Callable[[], tuple[InputSpec, ...]]
-    recipes: Mapping[str, Recipe]
-    """How to train it; ``paper`` is the paper's own."""
-
 
 FAMILIES: dict[str, Family] = {
     "cspp": Family(
         name="cspp",
-        paper="Li et al. 2019, Facial Expression Recognition Based on Cross-Connection and Spatial Pyramid Pooling",
+        key="li2019",
+        paper="C-SPP: Li et al. 2019, Subject Independent Facial Expression Recognition",
         config=cspp.Config,
         build=cspp.CSPP,
         inputs=cspp.inputs,
+        window=lambda config: Window(1),
         recipes={
             "paper": Recipe(
-                optimizer="sgd", learning_rate=0.0009, momentum=0.9, batch=128, epochs=50, label_smoothing=0.1
+                optimizer="sgd",
+                learning_rate=0.0009,
+                momentum=0.9,
+                batch=128,
+                epochs=50,
+                label_smoothing=0.1,
+                jitter=70,
             ),
             "fer2013": Recipe(
                 optimizer="adamw",
@@ -55,5 +42,63 @@ FAMILIES: dict[str, Family] = {
                 erase=0.3,
             ),
         },
-    )
+    ),
+    "conv_lstm": Family(
+        name="conv_lstm",
+        key="saurav2020",
+        paper="3DCNN-ConvLSTM: Saurav et al. 2020, Video-Based Facial Expression Recognition",
+        config=conv_lstm.Config,
+        build=conv_lstm.build,
+        inputs=conv_lstm.inputs,
+        window=lambda config: Window(config.frames),
+        recipes={
+            "paper": Recipe(optimizer="adam", learning_rate=1e-4, batch=32, epochs=80, rotation=15.0, mirror=True),
+        },
+    ),
+    "two_stream": Family(
+        name="two_stream",
+        key="zhang2019",
+        paper="two-stream VGG16, DBN, SVM: Zhang et al. 2019, Learning Affective Video Features",
+        config=two_stream.Config,
+        build=two_stream.build,
+        inputs=two_stream.inputs,
+        window=lambda config: Window(config.frames + 1, stride=config.frames + 1, flows=True),
+        recipes={
+            "paper": Recipe(optimizer="sgd", learning_rate=0.001, batch=30, epochs=300, second_epochs=100, patience=20),
+        },
+    ),
+    "emotional_vlan": Family(
+        name="emotional_vlan",
+        key="pan2019",
+        paper="30-stream AlexNet, EmotionalVlan: Pan et al. 2019, Deep Temporal-Spatial Aggregation",
+        config=emotional_vlan.Config,
+        build=emotional_vlan.build,
+        inputs=emotional_vlan.inputs,
+        window=lambda config: Window(config.length, stride=config.length, flows=True),
+        recipes={
+            "paper": Recipe(optimizer="sgd", learning_rate=0.001, batch=40, epochs=5000, patience=50),
+        },
+    ),
+    "dam_cnn": Family(
+        name="dam_cnn",
+        key="xie2019",
+        paper="DAM-CNN: Xie et al. 2019, Deep Multi-path CNN Joint with Salient Region Attention",
+        config=dam_cnn.Config,
+        build=dam_cnn.build,
+        inputs=dam_cnn.inputs,
+        window=lambda config: Window(1),
+        recipes={
+            "paper": Recipe(
+                optimizer="adam",
+                learning_rate=1e-5,
+                second_rate=1e-4,
+                batch=32,
+                epochs=60,
+                second_epochs=60,
+                patience=10,
+            ),
+        },
+    ),
 }
+
+__all__ = ["FAMILIES", "Family", "Window"]

@@ -36,6 +36,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from edge.bundle import Alignment, InputSpec, Normalisation
 from train.models.blocks import convolution
 
 
@@ -190,3 +191,22 @@ class ConvLSTMNetwork(nn.Module):
 def build(config: Config) -> ConvLSTMNetwork:
     """The network of a configuration. Raises ValueError where its numbers contradict each other."""
     return ConvLSTMNetwork(config)
+
+
+def inputs(config: Config) -> tuple[InputSpec, ...]:
+    """What the network eats: grey faces, upright, 64x64, each with its own intensity normalised.
+
+    The paper aligns by landmarks and crops the face; the eyes stand where they do for C-SPP.
+    """
+    return (
+        InputSpec(
+            name="clip",
+            kind="clip",
+            shape=(1, config.frames, 1, config.side, config.side),
+            dtype="float32",
+            colour="grey",
+            interpolation="area",
+            normalisation=Normalisation("per_image", min_std=8.0),
+            alignment=Alignment(left_eye=(0.316, 0.398), right_eye=(0.684, 0.398)),
+        ),
+    )

@@ -95,7 +95,7 @@ class CSPP(nn.Module):
         return self.logits(self.dropout(torch.relu(self.hidden(features))))
 
 
-def inputs() -> tuple[InputSpec, ...]:
+def inputs(config: Config) -> tuple[InputSpec, ...]:
     """What the network eats: a grey face, 48x48, upright, intensity-normalised (sections 4.1 and 4.2).
 
     The eyes' places are their medians over the 1,885 of 2,500 FER2013 training pictures, drawn at random, in which the

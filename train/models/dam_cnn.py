@@ -263,7 +263,7 @@ def build(config: Config) -> DAMCNN:
     return DAMCNN(config)
 
 
-def inputs() -> tuple[InputSpec, ...]:
+def inputs(config: Config) -> tuple[InputSpec, ...]:
     """What the network eats: a face in colour, 224x224, less VGG-Face's mean (Parkhi et al. 2015).
 
     The paper resizes Viola-Jones boxes; the eyes are put where those have them, about two fifths from the top.

@@ -1,39 +1,10 @@
-"""What every corpus of stills becomes."""
+"""Near-identical pictures: found by a perceptual hash, so that none is on both sides of a split."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from edge.errors import EdgeError
-
-
-class CorpusError(EdgeError):
-    """A corpus that is missing, incomplete or not what it says it is."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Labelled face crops."""
-
-    corpus: str
-    part: str
-    names: tuple[str, ...]
-    """Label names; ``labels`` indexes them."""
-    pixels: npt.NDArray[np.uint8]
-    """(N, H, W) grey, 0..255."""
-    labels: npt.NDArray[np.int64]
-    """(N,)."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, chosen: npt.NDArray[np.int64]) -> Pictures:
-        """The pictures at these places."""
-        return Pictures(self.corpus, self.part, self.names, self.pixels[chosen], self.labels[chosen])
 
 
 def difference_hash(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
