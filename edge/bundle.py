@@ -408,7 +408,7 @@ def write(
         raise BundleError(f"{target}: can't be written ({error.strerror}); choose another --out") from error
     try:
         stored = io.BytesIO()
-        np.savez_compressed(stored, allow_pickle=False, **golden)
+        np.savez_compressed(stored, **dict(golden))  # type: ignore[arg-type]  # its stub sees only allow_pickle
         contents = {**members, GOLDEN: stored.getvalue()}
         facts = asdict(manifest)
         facts["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
