@@ -76,8 +76,8 @@ class InputSpec:
 
     name: str
     kind: str
-    """``face``: one aligned crop, NCHW with N = 1. ``clip``: T crops of one face, NTCHW. ``flow``: T flow images, NTCHW.
-    This version of ``edge`` runs ``face``; the others are trained on."""
+    """``face``: one aligned crop, NCHW with N = 1. ``clip``: T crops of one face, NTCHW. ``flow``: T flow images,
+    NTCHW. This version of ``edge`` runs ``face``; the others are trained on."""
     shape: tuple[int, ...]
     dtype: str
     colour: str

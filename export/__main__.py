@@ -71,7 +71,7 @@ def export(checkpoint: Checkpoint, out: Path, *, name: str | None = None, evalua
     Raises:
         EdgeError: the graph is not the network, a golden vector is not reproduced, or ``out`` can't be written.
     """
-    network, inputs = checkpoint.network(), checkpoint.table.inputs()
+    network, inputs = checkpoint.network(), checkpoint.inputs
     outputs = (OutputSpec("logits", (1, len(checkpoint.labels)), "float32"),)
     graph = to_onnx(network, inputs, outputs)
     golden = golden_vectors(network, inputs[0], checkpoint.labels)

@@ -17,12 +17,13 @@ from edge.bundle import Bundle
 from edge.engine import Engine, open_engine
 from edge.errors import EdgeError
 from edge.preprocess import to_tensor
-from train.datasets import CORPORA, CorpusError, Pictures
+from train.datasets import PICTURES, CorpusError
+from train.examples import Examples
 from train.metrics import Logits, summarise
 from train.twins import twins
 
 
-def predict(bundle: Bundle, engine: Engine, pictures: Pictures) -> Logits:
+def predict(bundle: Bundle, engine: Engine, pictures: Examples) -> Logits:
     """Logits (N, K) float32 of grey crops that have the input's size.
 
     Raises:
@@ -33,12 +34,13 @@ def predict(bundle: Bundle, engine: Engine, pictures: Pictures) -> Logits:
         raise CorpusError(
             f"{pictures.corpus}: labels {list(pictures.names)} differ from the bundle's {list(bundle.manifest.labels)}"
         )
-    if spec.colour != "grey" or pictures.pixels.shape[1:] != (spec.height, spec.width):
+    crops = pictures.arrays["face"]
+    if spec.colour != "grey" or crops.shape[1:] != (spec.height, spec.width):
         raise CorpusError(
-            f"{pictures.corpus}: grey crops of {pictures.pixels.shape[1:]} pixels; the bundle wants "
+            f"{pictures.corpus}: grey crops of {crops.shape[1:]} pixels; the bundle wants "
             f"{spec.colour} {spec.height}x{spec.width}"
         )
-    return np.concatenate([engine.run({spec.name: to_tensor(crop, spec)})[output.name] for crop in pictures.pixels])
+    return np.concatenate([engine.run({spec.name: to_tensor(crop, spec)})[output.name] for crop in crops])
 
 
 def measure(bundle: Bundle, engine: Engine, corpus: str, data: Path) -> dict[str, Any]:
@@ -47,15 +49,15 @@ def measure(bundle: Bundle, engine: Engine, corpus: str, data: Path) -> dict[str
     Args:
         bundle: opened.
         engine: of that bundle.
-        corpus: a name in ``train.datasets.CORPORA``.
+        corpus: a name in ``train.datasets.PICTURES``.
         data: the corpus' folder, or the test part's file (then no training part is looked for).
     """
-    test = CORPORA[corpus](data, "test")
+    test = PICTURES[corpus](data, "test")
     logits = predict(bundle, engine, test)
     figures = summarise(logits, test.labels, test.names, bundle.manifest.temperature)
     if data.is_dir():
         try:
-            alone = ~twins(test.pixels, CORPORA[corpus](data, "train").pixels)
+            alone = ~twins(test.arrays["face"], PICTURES[corpus](data, "train").arrays["face"])
         except EdgeError:
             return figures
         figures["twins"] = int((~alone).sum())
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bundle", nargs="?", help="name or path (default: face)")
     parser.add_argument("--data", type=Path, required=True, help="the corpus' folder, or its test part's file")
-    parser.add_argument("--corpus", choices=sorted(CORPORA), default="fer2013")
+    parser.add_argument("--corpus", choices=sorted(PICTURES), default="fer2013")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args(arguments)
     try:

@@ -1,8 +1,12 @@
-"""Random changes to a batch of pictures, made on grey levels before the normalisation that ``edge`` does."""
+"""Random changes to a batch, made on grey levels before the normalisation that ``edge`` does.
+
+All pictures of one example change alike, so that a clip keeps its motion.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -11,48 +15,69 @@ from torch.nn import functional
 from train.recipe import Recipe
 
 
-def augment(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Warp, mirror, gamma and erase, each picture differently.
+def augment(
+    pixels: Mapping[str, Tensor], recipe: Recipe, generator: torch.Generator, motion: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Warp, mirror, gamma and erase, each example differently.
 
     Args:
-        pixels: (N, C, H, W) float32, 0..255.
+        pixels: by input name, (N, T, C, H, W) float32, 0..255.
         recipe: which changes, how strong.
         generator: the only source of randomness.
+        motion: names of the inputs that are flow images: these are only mirrored, their motion with them.
 
     Returns:
-        The same shape, dtype and range.
+        The same shapes, dtypes and ranges.
     """
-    if recipe.rotation or recipe.scale or recipe.shift or recipe.mirror:
-        pixels = _warp(pixels, recipe, generator)
-    if recipe.gamma:
-        exponent = torch.exp(_uniform(len(pixels), recipe.gamma, generator))[:, None, None, None]
-        pixels = 255 * (pixels / 255).clamp(0, 1) ** exponent
-    if recipe.erase:
-        pixels = _erase(pixels, recipe.erase, generator)
-    return pixels
+    count = len(next(iter(pixels.values())))
+    angle = _uniform(count, math.radians(recipe.rotation), generator)
+    scale = 1 + _uniform(count, recipe.scale, generator)
+    # grid_sample's coordinates span -1..1, so a shift by a fraction of the side counts double.
+    across, down = (2 * _uniform(count, recipe.shift, generator) for _ in range(2))
+    mirrored = (torch.rand(count, generator=generator) < 0.5) & recipe.mirror
+    exponent = torch.exp(_uniform(count, recipe.gamma, generator))[:, None, None, None, None]
+    flip = torch.where(mirrored, -1.0, 1.0)
+    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
+    rows = [torch.stack([flip * cosine, -flip * sine, across], 1), torch.stack([sine, cosine, down], 1)]
+    change = torch.stack(rows, 1)
+    moves = bool(recipe.rotation or recipe.scale or recipe.shift or recipe.mirror)
+    done = {}
+    for name, pictures in pixels.items():
+        if name in motion:
+            done[name] = _mirror_motion(pictures, mirrored)
+            continue
+        if moves:
+            pictures = _warp(pictures, change)
+        if recipe.gamma:
+            pictures = 255 * (pictures / 255).clamp(0, 1) ** exponent
+        if recipe.erase:
+            pictures = _erase(pictures, recipe.erase, generator)
+        done[name] = pictures
+    return done
 
 
 def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:
     return (2 * torch.rand(count, generator=generator) - 1) * limit
 
 
-def _warp(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    count = len(pixels)
-    angle = _uniform(count, math.radians(recipe.rotation), generator)
-    scale = 1 + _uniform(count, recipe.scale, generator)
-    # grid_sample's coordinates span -1..1, so a shift by a fraction of the side counts double.
-    across, down = (2 * _uniform(count, recipe.shift, generator) for _ in range(2))
-    flip = torch.ones(count)
-    if recipe.mirror:
-        flip = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
-    cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
-    rows = [torch.stack([flip * cosine, -flip * sine, across], 1), torch.stack([sine, cosine, down], 1)]
-    grid = functional.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
-    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+def _warp(pictures: Tensor, change: Tensor) -> Tensor:
+    """(N, T, C, H, W) by one affine map an example; what comes in from outside repeats the border."""
+    # Time and colour ride along as channels: one map for all of them.
+    flat = pictures.flatten(1, 2)
+    grid = functional.affine_grid(change, list(flat.shape), align_corners=False)
+    return functional.grid_sample(flat, grid, padding_mode="border", align_corners=False).reshape(pictures.shape)
 
 
-def _erase(pixels: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    count, channels, height, width = pixels.shape
+def _mirror_motion(flows: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror flow images: the picture, and the sign of its first channel, 16 * dx + 128 (Zhang et al. 2019)."""
+    turned = flows.flip(-1)
+    turned[:, :, 0] = (256 - turned[:, :, 0]).clamp(max=255)
+    return torch.where(mirrored[:, None, None, None, None], turned, flows)
+
+
+def _erase(pictures: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """A random rectangle of noise, at the same place in all pictures of an example."""
+    count, _, _, height, width = pictures.shape
     chosen = torch.rand(count, generator=generator) < probability
     area = 0.02 + 0.23 * torch.rand(count, generator=generator)
     ratio = torch.exp(_uniform(count, math.log(3.0), generator))
@@ -61,6 +86,6 @@ def _erase(pixels: Tensor, probability: float, generator: torch.Generator) -> Te
     left = torch.rand(count, generator=generator) * (width - wide).clamp(min=0)
     row, column = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
     top, left, tall, wide = (value[:, None, None] for value in (top, left, tall, wide))
-    inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)
-    noise = 255 * torch.rand(count, channels, height, width, generator=generator)
-    return torch.where((inside & chosen[:, None, None])[:, None], noise, pixels)
+    inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide) & chosen[:, None, None]
+    noise = 255 * torch.rand(pictures.shape, generator=generator)
+    return torch.where(inside[:, None, None], noise, pictures)

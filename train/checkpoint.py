@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from edge.bundle import InputSpec
 from edge.errors import EdgeError
 from train.models import FAMILIES, Family
 from train.recipe import Recipe
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(EdgeError):
@@ -32,13 +33,16 @@ class Checkpoint:
     recipe: dict[str, Any]
     labels: tuple[str, ...]
     corpus: str
+    synthetic: bool
+    """Whether what it learnt from was made up (see :mod:`train.onset`)."""
     stage: str
+    """The stage it comes from."""
     epoch: int
     """Epochs finished."""
     weights: dict[str, torch.Tensor]
     """What is evaluated and exported: the averaged weights where the recipe averages."""
     state: dict[str, Any]
-    """What resuming needs besides: raw weights, optimiser, schedule, history."""
+    """What resuming needs besides (in ``last.pt``), and the history."""
     temperature: float
     """Fitted on the held-out slice."""
     abstain_below: float
@@ -49,6 +53,11 @@ class Checkpoint:
     def table(self) -> Family:
         """The family's entry."""
         return FAMILIES[self.family]
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the network eats."""
+        return self.table.inputs(self.table.config(**self.config))
 
     def network(self) -> torch.nn.Module:
         """The network with its weights, in evaluation mode."""

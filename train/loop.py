@@ -1,293 +1,513 @@
 """The training loop: read it from top to bottom.
 
-Lightning Fabric places tensors, scales bf16 and would spread a batch over processes; the rest is plain PyTorch.
-Everything random in an epoch comes from one generator seeded by (seed, epoch), so a resumed run takes the same steps
-as one that was never stopped.
+Lightning Fabric places tensors, averages gradients over processes and scales bf16; the rest is plain PyTorch.
+Everything random in an epoch comes from generators seeded by (seed, stage, epoch), so a resumed run takes the same
+steps as one that was never stopped, and several processes take the steps of one: each computes its share of the batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from edge.bundle import InputSpec
 from edge.errors import EdgeError
-from edge.preprocess import normalise
 from train import metrics
-from train.augment import augment
-from train.checkpoint import Checkpoint, plain
-from train.datasets import Pictures
+from train.batches import epoch_order
+from train.checkpoint import Checkpoint, load, plain
 from train.datasets.errors import CorpusError
-from train.models import Family
+from train.examples import Examples
+from train.models.family import Family
 from train.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from train.stages import Closed, Stage, Stepwise, Work, plan, predict
 from train.twins import difference_hash
-
-EVALUATION_BATCH = 512
 
 
 class TrainingError(EdgeError):
-    """Training can't go on: the loss is not a number, or the checkpoint to resume is another run's."""
+    """Training can't go on: the loss is not a number, the disk is full, or the checkpoint is another run's."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how a run computes; none of it changes what is learnt, but for rounding."""
+
+    precision: str = "32-true"
+    """Fabric's: ``32-true`` or ``bf16-mixed``."""
+    accelerator: str = "auto"
+    """Fabric's: ``auto``, ``cpu`` or ``cuda``."""
+    devices: int = 1
+    """Processes on this machine; under ``torchrun`` its own number counts."""
+    resume: bool = False
+    """Go on from ``last.pt`` where it exists."""
+    trunk: Path | None = None
+    """Published weights to start the trunks from."""
+    stills: Examples | None = None
+    """Faces for the single-face path of the AFEW form."""
+    progress: bool = True
+    """Show a bar where somebody is looking."""
 
 
 @dataclass
-class Run:
-    """Everything that changes while training."""
+class Place:
+    """How far a run has come."""
 
-    network: nn.Module
-    average: AveragedModel | None
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    stage: int = 0
+    """Stages finished."""
     epoch: int = 0
-    history: list[dict[str, float]] | None = None
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network whose figures count: the average where there is one."""
-        return self.network if self.average is None else self.average.module
+    """Epochs finished in the stage after those."""
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
     family: Family,
     config: Any,
     recipe: Recipe,
-    pictures: Pictures,
+    examples: Examples,
     out: Path,
-    *,
-    precision: str = "32-true",
-    accelerator: str = "auto",
-    resume: bool = False,
-    report: Callable[[dict[str, float]], None] | None = None,
+    settings: Settings | None = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
 ) -> Checkpoint:
-    """Train one network on one corpus.
+    """Train one network on one corpus, stage by stage.
 
     Args:
         family: which network.
         config: an instance of ``family.config``.
         recipe: how.
-        pictures: the training part; ``recipe.held_out`` of it is set aside, near-identical pictures on one side.
-        out: folder for ``last.pt`` (after every epoch) and ``best.pt`` (highest held-out accuracy).
-        precision: Fabric's: ``32-true`` or ``bf16-mixed``.
-        accelerator: Fabric's: ``auto``, ``cpu`` or ``cuda``.
-        resume: go on from ``out/last.pt`` where it exists.
-        report: called after each epoch with its figures.
+        examples: the training part; ``recipe.held_out`` of it is set aside, no subject and no picture on both sides.
+        out: folder for ``last.pt`` (after every epoch, to resume from) and ``best.pt`` (the result), and for
+            TensorBoard's files.
+        settings: where it computes.
+        report: called after each epoch and each closed stage with its figures.
 
     Returns:
-        The checkpoint with the highest held-out accuracy, temperature and abstention threshold fitted.
+        The last stage's best network, with temperature and abstention threshold fitted on the held-out slice.
 
     Raises:
-        TrainingError: NaN loss, or a checkpoint of other settings; the last good checkpoint stays.
+        TrainingError: NaN loss, a full disk, or a checkpoint of other settings; the last good checkpoint stays.
         CorpusError: a class without a picture.
     """
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
-    (spec,) = family.inputs()
-    learn, held_out = split(pictures, recipe)
+    settings = settings or Settings()
+    _check(recipe)
+    fabric = _fabric(settings)
+    learn, held_out = split(examples, recipe)
     torch.manual_seed(recipe.seed)
-    run = _start(family, config, recipe, len(learn))
-    # A third faster on CPUs with bf16, never slower.
-    run.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    last = out / "last.pt"
-    if resume and last.exists():
-        _restore(run, last, family, config, recipe)
-    network, optimizer = fabric.setup(run.network, run.optimizer)
-    loss_function = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    best: Checkpoint | None = _best(out) if run.epoch else None
-    history = run.history or []
+    network = family.build(config)
+    work = Work(family, config, recipe, learn, held_out, network, settings.trunk, settings.stills, device=fabric.device)
+    stages = plan(work)
+    network.to(fabric.device)
+    run = _Run(fabric, work, stages, out, settings, report)
+    place = run.restore() if settings.resume and (out / "last.pt").exists() else Place()
+    for index in range(place.stage, len(stages)):
+        stage = stages[index]
+        stage.begin()
+        if isinstance(stage, Closed):
+            stage.fit()
+            run.tell(run.note(place, stage, {"held_out_accuracy": run.accuracy()}))
+        elif isinstance(stage, Stepwise):
+            run.walk(place, index, stage)
+        stage.finish()
+        place.stage, place.epoch = index + 1, 0
+        run.save(place, None)
+    if isinstance(stages[-1], Closed):
+        run.keep(run.checkpoint(place, stages[-1].name), "best.pt")
+    run.close()
+    return load(out / "best.pt")
 
-    for epoch in range(run.epoch, recipe.epochs):
-        torch.manual_seed(_seed(recipe, epoch))
-        network.train()
+
+class _Run:
+    """One call of :func:`train`."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        work: Work,
+        stages: list[Stage],
+        out: Path,
+        settings: Settings,
+        report: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        self.fabric, self.work, self.stages, self.out = fabric, work, stages, out
+        self._progress, self._report = settings.progress, report
+        self._log = _tensorboard(out) if fabric.is_global_zero else None
+        self._resumed: dict[str, Any] = {}
+
+    def walk(self, place: Place, index: int, stage: Stepwise) -> None:
+        """A stage's epochs, from where it stands to its last or until it no longer improves."""
+        recipe, fabric = self.work.recipe, self.fabric
+        epochs = recipe.epochs if stage.first else recipe.second_epochs or recipe.epochs
+        rate = recipe.learning_rate if stage.first else recipe.second_rate or recipe.learning_rate
+        steps = len(epoch_order(stage.count, recipe.batch, 0))
+        trained = _Trained(stage)
+        # A third faster on CPUs with bf16, never slower.
+        stage.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = None
+        if recipe.average and stage.gradient:
+            average = AveragedModel(stage.module, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
+        optimizer, schedule = _optimizer(recipe, stage, rate, epochs * steps)
+        best: dict[str, torch.Tensor] = {}
+        best_figure, best_epoch = -math.inf, 0
+        if self._resumed:
+            stage.module.load_state_dict(self._resumed["module"])
+            optimizer.load_state_dict(self._resumed["optimizer"])
+            schedule.load_state_dict(self._resumed["schedule"])
+            if average is not None:
+                average.load_state_dict(self._resumed["average"])
+            best, best_figure = self._resumed["best"], self._resumed["best_figure"]
+            best_epoch = self._resumed["best_epoch"]
+            self._resumed = {}
+        ready: Any = trained
+        if stage.gradient:
+            ready, optimizer = fabric.setup(trained, optimizer)
+        for epoch in range(place.epoch, epochs):
+            loss = self._epoch(stage, ready, optimizer, schedule, average, index, epoch, epochs)
+            raw = None
+            if average is not None:
+                # What counts is the average: it stands in for the module while that is looked at.
+                raw = deepcopy(stage.module.state_dict())
+                stage.module.load_state_dict(average.module.state_dict())
+            figure = stage.figure()
+            if figure is None or figure >= best_figure:
+                best = {name: value.detach().cpu().clone() for name, value in stage.module.state_dict().items()}
+                best_figure, best_epoch = (-math.inf if figure is None else figure), epoch + 1
+            place.epoch = epoch + 1
+            name = "held_out_accuracy" if stage.kind != "contrastive" else "held_out_figure"
+            entry = self.note(place, stage, {"loss": loss} | ({} if figure is None else {name: figure}))
+            if index == len(self.stages) - 1 and best_epoch == epoch + 1:
+                checkpoint = self.checkpoint(place, stage.name)
+                self.keep(checkpoint, "best.pt")
+            if raw is not None:
+                stage.module.load_state_dict(raw)
+            self.save(
+                place,
+                {
+                    "module": stage.module.state_dict(),
+                    "average": None if average is None else average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "best": best,
+                    "best_figure": best_figure,
+                    "best_epoch": best_epoch,
+                },
+            )
+            self.tell(entry)
+            if recipe.patience and epoch + 1 - best_epoch >= recipe.patience:
+                break
+        if best:
+            stage.module.load_state_dict(best)
+
+    def _epoch(
+        self,
+        stage: Stepwise,
+        ready: Any,
+        optimizer: Any,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        average: AveragedModel | None,
+        index: int,
+        epoch: int,
+        epochs: int,
+    ) -> float:
+        """One pass over the examples; the mean loss."""
+        recipe, fabric = self.work.recipe, self.fabric
+        torch.manual_seed(_seed(recipe, index, epoch) + fabric.global_rank)
+        generator = torch.Generator().manual_seed(_seed(recipe, index, epoch))
+        stage.module.train()
         losses = []
-        steps = tqdm(
-            batches(learn, recipe, spec, epoch),
-            total=steps_per_epoch(len(learn), recipe),
-            desc=f"epoch {epoch + 1}/{recipe.epochs}",
-            leave=False,
-            disable=None,
-        )
-        for faces, labels in steps:
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_function(network(faces.to(fabric.device)), labels.to(fabric.device))
+        batches = epoch_order(stage.count, recipe.batch, _seed(recipe, index, epoch))
+        shown = self._progress and fabric.is_global_zero
+        steps = tqdm(batches, desc=f"{stage.name} {epoch + 1}/{epochs}", leave=False, disable=None if shown else True)
+        for chosen in steps:
+            # Every process makes the same batch and keeps its share: the draws don't depend on how many there are.
+            batch = _share(stage.batch(chosen, generator), fabric)
+            loss = ready(*batch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"loss is {value} in epoch {epoch + 1}; the last good checkpoint is {last}; "
-                    "lower --learning-rate and --resume"
+                    f"loss is {value} in epoch {epoch + 1} of {stage.name}; the last good checkpoint is "
+                    f"{self.out / 'last.pt'}; lower --learning-rate and --resume"
                 )
-            fabric.backward(loss)
-            optimizer.step()
-            run.schedule.step()
-            if run.average is not None:
-                run.average.update_parameters(run.network)
+            if stage.gradient:
+                optimizer.zero_grad(set_to_none=True)
+                fabric.backward(loss)
+                optimizer.step()
+                schedule.step()
+                if average is not None:
+                    average.update_parameters(stage.module)
             losses.append(value)
             steps.set_postfix(loss=f"{value:.3f}")
-        logits = predict(run.evaluated, held_out, spec, fabric.device)
-        figures = {
-            "epoch": epoch + 1.0,
-            "loss": float(np.mean(losses)),
-            "held_out_accuracy": float((logits.argmax(1) == held_out.labels).mean()),
-        }
-        history.append(figures)
-        checkpoint = _checkpoint(run, family, config, recipe, pictures, epoch + 1, history, logits, held_out)
-        checkpoint.save(last)
-        if best is None or checkpoint.held_out["accuracy"] >= best.held_out["accuracy"]:
-            best = checkpoint
-            best.save(out / "best.pt")
-        if report is not None:
-            report(figures)
-    if best is None:
-        raise TrainingError(
-            f"nothing to train: {last} already holds all {recipe.epochs} epochs but no best.pt is there"
+        mean = fabric.all_reduce(torch.tensor(float(np.mean(losses)), device=fabric.device), reduce_op="mean")
+        assert isinstance(mean, torch.Tensor)
+        return float(mean)
+
+    def note(self, place: Place, stage: Stage, figures: dict[str, Any]) -> dict[str, Any]:
+        """Write figures down, for the history and for TensorBoard."""
+        entry = {"stage": stage.name, "kind": stage.kind, "epoch": place.epoch, **figures}
+        place.history.append(entry)
+        if self._log is not None:
+            for name, value in figures.items():
+                if isinstance(value, float):
+                    self._log.add_scalar(f"{stage.name}/{name}", value, place.epoch)
+        return entry
+
+    def tell(self, entry: dict[str, Any]) -> None:
+        """Tell whoever listens; what is told has been saved."""
+        if self._report is not None and self.fabric.is_global_zero:
+            self._report(entry)
+
+    def accuracy(self) -> float | None:
+        """Of the whole network on the held-out slice."""
+        if not len(self.work.held_out):
+            return None
+        logits = predict(self.work.network, self.work.held_out, self.work.specs, self.work.device)
+        return float((logits.argmax(1) == self.work.held_out.labels).mean())
+
+    def checkpoint(self, place: Place, stage: str) -> Checkpoint:
+        """The network as it stands, calibrated where something was held out."""
+        work, held_out = self.work, self.work.held_out
+        temperature, abstain_below, figures = 1.0, 0.0, {}
+        if len(held_out):
+            logits = predict(work.network, held_out, work.specs, work.device)
+            temperature = metrics.fit_temperature(logits, held_out.labels)
+            probabilities = softmax(logits / temperature, axis=1)
+            abstain_below = metrics.confidence_at_coverage(probabilities)
+            figures = {
+                "count": float(len(held_out)),
+                "accuracy": float((logits.argmax(1) == held_out.labels).mean()),
+                "ece": metrics.calibration_error(probabilities, held_out.labels),
+            }
+        return Checkpoint(
+            family=work.family.name,
+            config=plain(work.config),
+            recipe=plain(work.recipe),
+            labels=work.learn.names,
+            corpus=work.learn.corpus,
+            synthetic=work.learn.synthetic,
+            stage=stage,
+            epoch=place.epoch,
+            weights={name: value.detach().cpu().clone() for name, value in work.network.state_dict().items()},
+            state={"history": list(place.history)},
+            temperature=temperature,
+            abstain_below=abstain_below,
+            held_out=figures,
         )
-    return best
+
+    def save(self, place: Place, current: dict[str, Any] | None) -> None:
+        """``last.pt``: every stage's module, and where the current one stands."""
+        done = {stage.name: stage.module.state_dict() for stage in self.stages[: place.stage]}
+        stage = self.stages[min(place.stage, len(self.stages) - 1)]
+        checkpoint = Checkpoint(
+            family=self.work.family.name,
+            config=plain(self.work.config),
+            recipe=plain(self.work.recipe),
+            labels=self.work.learn.names,
+            corpus=self.work.learn.corpus,
+            synthetic=self.work.learn.synthetic,
+            stage=stage.name,
+            epoch=place.epoch,
+            weights=self.work.network.state_dict(),
+            state={"done": done, "stage": place.stage, "current": current, "history": list(place.history)},
+            temperature=1.0,
+            abstain_below=0.0,
+            held_out={},
+        )
+        self.keep(checkpoint, "last.pt")
+
+    def restore(self) -> Place:
+        """Go back to ``last.pt``: finished stages' modules, their results handed on, and the current one's state."""
+        stored = load(self.out / "last.pt")
+        wanted = (self.work.family.name, plain(self.work.config), plain(self.work.recipe), self.work.learn.names)
+        if (stored.family, stored.config, stored.recipe, stored.labels) != wanted:
+            raise TrainingError(
+                f"{self.out / 'last.pt'} was trained with other settings; give the same ones, or another --out"
+            )
+        self.work.network.load_state_dict(stored.weights)
+        for stage in self.stages[: stored.state["stage"]]:
+            stage.module.load_state_dict(stored.state["done"][stage.name])
+            stage.finish()
+        self._resumed = stored.state["current"] or {}
+        return Place(stored.state["stage"], stored.epoch, list(stored.state["history"]))
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self._log is not None:
+            self._log.close()
+
+    def keep(self, checkpoint: Checkpoint, name: str) -> None:
+        """Write a checkpoint, once for all processes."""
+        if self.fabric.is_global_zero:
+            _written(lambda: checkpoint.save(self.out / name), self.out)
+        self.fabric.barrier()
 
 
-def split(pictures: Pictures, recipe: Recipe) -> tuple[Pictures, Pictures]:
-    """Set the held-out slice aside, stratified by label, near-identical pictures on the same side.
+class _Trained(nn.Module):
+    """A stage's loss as a module's forward, which is where Fabric wraps precision and processes."""
+
+    def __init__(self, stage: Stepwise) -> None:
+        super().__init__()
+        self.module = stage.module
+        # Not a submodule: the stage's own references to its network are not to be registered twice.
+        object.__setattr__(self, "_loss", stage.loss)
+
+    def forward(self, *batch: Any) -> torch.Tensor:
+        """The loss of a batch."""
+        return self._loss(*batch)  # type: ignore[operator]
+
+
+def split(examples: Examples, recipe: Recipe) -> tuple[Examples, Examples]:
+    """Set the held-out slice aside, stratified by label.
+
+    Everything of one subject, of one sequence, and all near-identical pictures stay on one side. Copies made by
+    augmentation are learnt from, never held out. With ``held_out`` 0 nothing is set aside.
 
     Raises:
-        CorpusError: too few pictures of a class.
+        CorpusError: too few examples of a class.
     """
-    counts = np.bincount(pictures.labels, minlength=len(pictures.names))
-    if counts.min() < 2:
+    counts = np.bincount(examples.labels, minlength=len(examples.names))
+    if not len(examples) or counts.min() < 2:
+        fewest = int(counts.argmin())
         raise CorpusError(
-            f"{pictures.corpus}: {counts.min()} pictures of {pictures.names[int(counts.argmin())]}; "
+            f"{examples.corpus}: {counts[fewest]} examples of {examples.names[fewest]}; "
             "expected at least 2 of every class"
         )
-    folds = max(2, round(1 / recipe.held_out))
-    groups = difference_hash(pictures.pixels)
+    everything = np.arange(len(examples))
+    if recipe.held_out <= 0:
+        return examples, examples.subset(everything[:0])
+    groups = related(examples)
+    folds = min(round(1 / recipe.held_out), len(set(groups.tolist())))
+    if folds < 2:
+        return examples, examples.subset(everything[:0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a rare class may have fewer members than there are folds
         folding = StratifiedGroupKFold(folds, shuffle=True, random_state=recipe.seed)
-        learn, held_out = next(iter(folding.split(pictures.pixels, pictures.labels, groups)))
-    return pictures.subset(learn), pictures.subset(held_out)
+        learn, held_out = next(iter(folding.split(everything, examples.labels, groups)))
+    return examples.subset(learn), examples.subset(held_out[examples.originals[held_out]])
 
 
-def steps_per_epoch(count: int, recipe: Recipe) -> int:
-    """Whole batches only: a last small one would upset batch normalisation."""
-    return max(1, count // recipe.batch)
+def related(examples: Examples) -> np.ndarray:
+    """Which examples belong on one side of any split: (N,) group numbers.
+
+    Two examples are related when they share a known subject, a sequence or a perceptual hash, directly or through
+    others.
+    """
+    count = len(examples)
+    keys: list[tuple[int, object]] = []
+    for i, (subject, sequence) in enumerate(zip(examples.subjects, examples.sequences, strict=True)):
+        keys.append((i, ("sequence", sequence)))
+        if subject is not None:
+            keys.append((i, ("subject", subject)))
+    if any(subject is None for subject in examples.subjects):
+        keys += [(i, ("hash", int(value))) for i, value in enumerate(difference_hash(examples.thumbnails))]
+    numbers = {key: count + j for j, key in enumerate(dict.fromkeys(key for _, key in keys))}
+    rows, columns = [i for i, _ in keys], [numbers[key] for _, key in keys]
+    size = count + len(numbers)
+    graph = coo_array((np.ones(len(keys), np.int8), (rows, columns)), shape=(size, size))
+    return np.asarray(connected_components(graph, directed=False)[1][:count])
 
 
-def batches(
-    pictures: Pictures, recipe: Recipe, spec: InputSpec, epoch: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of shuffled, augmented, normalised batches: (N, 1, H, W) float32 and (N,) int64."""
-    generator = torch.Generator().manual_seed(_seed(recipe, epoch))
-    order = torch.randperm(len(pictures), generator=generator)
-    pixels, labels = torch.from_numpy(pictures.pixels), torch.from_numpy(pictures.labels)
-    for step in range(steps_per_epoch(len(pictures), recipe)):
-        chosen = order[step * recipe.batch : (step + 1) * recipe.batch]
-        changed = augment(pixels[chosen, None].float(), recipe, generator)
-        yield torch.from_numpy(normalise(changed.numpy(), spec.normalisation)), labels[chosen]
+def _fabric(settings: Settings) -> Fabric:
+    """One process, several on this machine, or what ``torchrun`` started."""
+    under_torchrun = "LOCAL_WORLD_SIZE" in os.environ
+    devices = int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else settings.devices
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices if under_torchrun else 1
+    several = devices * nodes > 1
+    with _quiet():
+        fabric = Fabric(
+            accelerator=settings.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            precision=settings.precision,  # type: ignore[arg-type]
+            # Frozen trunks and unused heads have no gradient in some stages.
+            strategy="ddp_find_unused_parameters_true" if several else "auto",
+        )
+        if several:
+            fabric.launch()
+    return fabric
 
 
-def predict(
-    network: nn.Module, pictures: Pictures, spec: InputSpec, device: torch.device | str = "cpu"
-) -> metrics.Logits:
-    """Logits (N, K) float32 in evaluation mode and full precision."""
-    network.eval()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(pictures), EVALUATION_BATCH):
-            faces = normalise(pictures.pixels[start : start + EVALUATION_BATCH, None], spec.normalisation)
-            parts.append(network(torch.from_numpy(faces).to(device)).float().cpu().numpy())
-    return np.concatenate(parts)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Fabric tells which precision it uses, which the user has just typed."""
+    import logging
+
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
 
 
-def _seed(recipe: Recipe, epoch: int) -> int:
-    return recipe.seed * 100_003 + epoch
+def _share(batch: tuple[Any, ...], fabric: Fabric) -> tuple[Any, ...]:
+    """This process' part of a batch, on its device."""
+
+    def mine(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: mine(part) for name, part in value.items()}
+        return value[fabric.global_rank :: fabric.world_size].to(fabric.device)
+
+    return tuple(mine(value) for value in batch)
 
 
-def _start(family: Family, config: Any, recipe: Recipe, count: int) -> Run:
+def _seed(recipe: Recipe, stage: int, epoch: int) -> int:
+    return recipe.seed * 100_003 + stage * 10_007 + epoch
+
+
+def _check(recipe: Recipe) -> None:
     for value, allowed, what in ((recipe.optimizer, OPTIMIZERS, "optimizer"), (recipe.schedule, SCHEDULES, "schedule")):
         if value not in allowed:
             raise TrainingError(f"unknown {what} {value!r}; expected one of {', '.join(allowed)}")
-    network = family.build(config)
-    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.batch < 1 or recipe.epochs < 1:
+        raise TrainingError(f"batch {recipe.batch} and epochs {recipe.epochs}; expected 1 or more of both")
+
+
+def _optimizer(
+    recipe: Recipe, stage: Stepwise, rate: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    parameters = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=recipe.momentum, weight_decay=decay)
+        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     else:
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        optimizer = kind(network.parameters(), lr=rate, weight_decay=decay)
-    schedule: torch.optim.lr_scheduler.LRScheduler
+        optimizer = kind(parameters, lr=rate, weight_decay=recipe.weight_decay)
     if recipe.schedule == "one_cycle":
-        total = recipe.epochs * steps_per_epoch(count, recipe)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total + 1, pct_start=0.1)
-    else:
-        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    average = None
-    if recipe.average:
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
-    return Run(network, average, optimizer, schedule)
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rate, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
+        )
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def _restore(run: Run, last: Path, family: Family, config: Any, recipe: Recipe) -> None:
-    from train.checkpoint import load
-
-    stored = load(last)
-    if (stored.family, stored.config, stored.recipe) != (family.name, plain(config), plain(recipe)):
-        raise TrainingError(f"{last} was trained with other settings; give the same ones, or another --out")
-    run.network.load_state_dict(stored.state["network"])
-    run.optimizer.load_state_dict(stored.state["optimizer"])
-    run.schedule.load_state_dict(stored.state["schedule"])
-    if run.average is not None:
-        run.average.load_state_dict(stored.state["average"])
-    run.epoch, run.history = stored.epoch, list(stored.state["history"])
+def _written(save: Callable[[], None], out: Path) -> None:
+    try:
+        save()
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"{out}: the checkpoint can't be written ({reason}); the last good one stays; make room and --resume"
+        ) from error
 
 
-def _best(out: Path) -> Checkpoint | None:
-    from train.checkpoint import load
-
-    return load(out / "best.pt") if (out / "best.pt").exists() else None
-
-
-def _checkpoint(
-    run: Run,
-    family: Family,
-    config: Any,
-    recipe: Recipe,
-    pictures: Pictures,
-    epoch: int,
-    history: list[dict[str, float]],
-    logits: metrics.Logits,
-    held_out: Pictures,
-) -> Checkpoint:
-    temperature = metrics.fit_temperature(logits, held_out.labels)
-    probabilities = softmax(logits / temperature, axis=1)
-    return Checkpoint(
-        family=family.name,
-        config=plain(config),
-        recipe=plain(recipe),
-        labels=pictures.names,
-        corpus=pictures.corpus,
-        stage="supervised",
-        epoch=epoch,
-        weights={name: value.detach().cpu() for name, value in run.evaluated.state_dict().items()},
-        state={
-            "network": run.network.state_dict(),
-            "average": None if run.average is None else run.average.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "schedule": run.schedule.state_dict(),
-            "history": history,
-        },
-        temperature=temperature,
-        abstain_below=metrics.confidence_at_coverage(probabilities),
-        held_out={
-            "count": float(len(held_out)),
-            "accuracy": float((logits.argmax(1) == held_out.labels).mean()),
-            "ece": metrics.calibration_error(probabilities, held_out.labels),
-        },
-    )
+def _tensorboard(out: Path) -> Any:
+    """TensorBoard's writer, or None where it is not installed: it is a view, not a result."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "tensorboard"))

@@ -15,9 +15,10 @@ from edge.engine import open_engine
 from export.__main__ import main
 from export.to_onnx import ExportError, to_onnx
 from train import checkpoint, loop
-from train.datasets import CORPORA
+from train.datasets import PICTURES
 from train.models import FAMILIES, cspp
 from train.recipe import Recipe
+from train.stages import predict as predict_network
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def trained(tmp_path_factory, toy_corpus):
     out = tmp_path_factory.mktemp("run")
     recipe = Recipe(optimizer="adamw", learning_rate=0.003, batch=32, epochs=1, held_out=0.2)
     config = cspp.Config(variant="cspp", hidden=16, batch_norm=True)
-    loop.train(FAMILIES["cspp"], config, recipe, CORPORA["fer2013"](toy_corpus, "train"), out)
+    loop.train(FAMILIES["cspp"], config, recipe, PICTURES["fer2013"](toy_corpus, "train"), out)
     return out / "best.pt"
 
 
@@ -46,11 +47,11 @@ def test_the_bundle_runs_without_torch(exported, portrait):
 def test_the_graph_answers_what_the_network_answers(exported, trained, toy_corpus):
     from export.accuracy import predict
 
-    pictures = CORPORA["fer2013"](toy_corpus, "test")
+    pictures = PICTURES["fer2013"](toy_corpus, "test")
     bundle, stored = Bundle.open(exported), checkpoint.load(trained)
     (spec,) = bundle.manifest.inputs
     ours = predict(bundle, open_engine(bundle), pictures)
-    assert ours == pytest.approx(loop.predict(stored.network(), pictures, spec), abs=1e-4)
+    assert ours == pytest.approx(predict_network(stored.network(), pictures, (spec,)), abs=1e-4)
     figures = bundle.manifest.metrics["fer2013 test part"]
     assert figures["accuracy"] == pytest.approx((ours.argmax(1) == pictures.labels).mean())
     assert figures["count"] == 140
@@ -65,7 +66,7 @@ def test_no_trace_of_the_exporting_machine(exported):
 
 
 def test_every_rung_of_the_ladder_exports():
-    spec = cspp.inputs()
+    spec = cspp.inputs(cspp.Config())
     output = (edge.bundle.OutputSpec("logits", (1, 7), "float32"),)
     import onnxruntime
 
@@ -87,7 +88,7 @@ def test_what_cannot_be_exported_says_so():
             return torch.from_numpy(np.linalg.svd(face.numpy())[1])
 
     with pytest.raises(ExportError, match="can't be exported to ONNX"):
-        to_onnx(Odd(), cspp.inputs(), (edge.bundle.OutputSpec("logits", (1, 7), "float32"),))
+        to_onnx(Odd(), cspp.inputs(cspp.Config()), (edge.bundle.OutputSpec("logits", (1, 7), "float32"),))
 
 
 def test_bad_input_leaves_no_bundle(trained, exported, tmp_path, capsys):

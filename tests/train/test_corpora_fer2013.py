@@ -62,8 +62,8 @@ def form(request):
 def test_load_reads_the_same_from_every_form(form):
     train = PICTURES["fer2013"](form, "train")
     assert sorted(train.labels.tolist()) == [0, 3, 6]
-    assert (train.pixels.shape, str(train.pixels.dtype), train.part) == ((3, 48, 48), "uint8", "train")
-    assert (train.pixels[:, 0, 0] == train.labels).all()  # each picture kept its own label
+    assert (train.arrays["face"].shape, train.splits) == ((3, 48, 48), ("train",) * 3)
+    assert (train.arrays["face"][:, 0, 0] == train.labels).all()  # each picture kept its own label
     assert fer2013.load(form, "test").labels.tolist() == [5]
     assert fer2013.load(form, "private").labels.tolist() == [1]
     with pytest.raises(CorpusError, match="no part 'val'; expected train, test, private"):
@@ -162,4 +162,4 @@ def test_the_real_one_has_the_published_counts():
     found = fer2013.parse(STORED)
     assert found.splits == {"train": 28_709, "test": 3_589}
     assert len(found) == found.expected
-    assert fer2013.load(STORED, "test").pixels.shape == (3_589, 48, 48)
+    assert fer2013.load(STORED, "test").arrays["face"].shape == (3_589, 48, 48)

@@ -7,10 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train import checkpoint, loop
+from train import batches, checkpoint, loop
 from train.__main__ import main
 from train.augment import augment
-from train.datasets import CORPORA, CorpusError
+from train.datasets import PICTURES, CorpusError
+from train.examples import faces as face_examples
 from train.models import FAMILIES, cspp
 from train.recipe import Recipe
 
@@ -20,8 +21,9 @@ QUICK = Recipe(
 SMALL = cspp.Config(variant="baseline", hidden=16, batch_norm=True)
 
 
-def run(corpus, out, recipe=QUICK, **options):
-    return loop.train(FAMILIES["cspp"], SMALL, recipe, CORPORA["fer2013"](corpus, "train"), out, **options)
+def run(corpus, out, recipe=QUICK, report=None, **settings):
+    examples = PICTURES["fer2013"](corpus, "train")
+    return loop.train(FAMILIES["cspp"], SMALL, recipe, examples, out, loop.Settings(**settings), report)
 
 
 def test_it_learns(toy_corpus, tmp_path, capsys):
@@ -30,7 +32,7 @@ def test_it_learns(toy_corpus, tmp_path, capsys):
     arguments += ["--average", "0.8", "--held-out", "0.2", "--rotation", "0", "--shift", "0.03", "--scale", "0.05"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    accuracy = float(out.split("test part: 140 pictures, accuracy ")[1].split(",")[0])
+    accuracy = float(out.split("test part: 140 examples, accuracy ")[1].split(",")[0])
     assert accuracy > 0.9
     stored = checkpoint.load(tmp_path / "best.pt")
     assert (stored.family, stored.corpus, stored.stage) == ("cspp", "fer2013", "supervised")
@@ -55,8 +57,7 @@ def test_a_resumed_run_ends_with_the_same_weights(toy_corpus, tmp_path):
     last = [checkpoint.load(tmp_path / name / "last.pt") for name in ("straight", "broken")]
     for name, weights in last[0].weights.items():
         assert torch.equal(weights, last[1].weights[name]), name
-    for name, weights in last[0].state["network"].items():
-        assert torch.equal(weights, last[1].state["network"][name]), name
+    assert last[0].state["history"] == last[1].state["history"]
     assert straight.held_out == resumed.held_out
 
 
@@ -79,7 +80,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(toy_corpus
     run(toy_corpus, tmp_path, replace(QUICK, epochs=1))
     before = (tmp_path / "last.pt").read_bytes()
     with pytest.raises(
-        loop.TrainingError, match=r"loss is (nan|inf) in epoch 1; the last good checkpoint is .*last\.pt"
+        loop.TrainingError, match=r"loss is (nan|inf) in epoch 1 of supervised; the last good checkpoint is .*last\.pt"
     ):
         run(toy_corpus, tmp_path, replace(QUICK, optimizer="sgd", learning_rate=1e30))
     assert (tmp_path / "last.pt").read_bytes() == before
@@ -88,41 +89,73 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(toy_corpus
 def test_near_identical_pictures_stay_on_one_side():
     rng = np.random.default_rng(0)
     base = rng.integers(0, 256, (60, 48, 48), dtype=np.uint8)
-    pixels = np.repeat(base, 3, axis=0)
-    pictures = loop.Pictures("toy", "train", ("a", "b"), pixels, np.repeat(np.arange(60) % 2, 3).astype(np.int64))
-    learn, held_out = loop.split(pictures, replace(QUICK, held_out=0.2))
+    pixels, labels = np.repeat(base, 3, axis=0), np.repeat(np.arange(60) % 2, 3).astype(np.int64)
+    examples = face_examples("toy", "train", ("a", "b"), pixels, labels)
+    learn, held_out = loop.split(examples, replace(QUICK, held_out=0.2))
     assert len(learn) + len(held_out) == 180
     assert 20 < len(held_out) < 60
-    assert not {p.tobytes() for p in learn.pixels} & {p.tobytes() for p in held_out.pixels}
+    sides = [{picture.tobytes() for picture in part.arrays["face"]} for part in (learn, held_out)]
+    assert not sides[0] & sides[1]
+
+
+def test_subjects_and_sequences_stay_on_one_side():
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (90, 48, 48), dtype=np.uint8), (np.arange(90) % 3).astype(np.int64)
+    examples = replace(
+        face_examples("toy", "train", ("a", "b", "c"), pixels, labels),
+        subjects=tuple(f"S{i // 9}" for i in range(90)),
+        originals=np.arange(90) % 2 == 0,
+    )
+    learn, held_out = loop.split(examples, replace(QUICK, held_out=0.2))
+    assert not set(learn.subjects) & set(held_out.subjects)
+    assert len(held_out)
+    assert held_out.originals.all(), "copies are learnt from, never held out"
+    chained = replace(examples, subjects=(None,) * 90, sequences=tuple(f"q{i // 30}" for i in range(90)))
+    assert len(set(loop.related(chained).tolist())) == 3
+    nothing = loop.split(examples, replace(QUICK, held_out=0.0))
+    assert [len(part) for part in nothing] == [90, 0]
 
 
 def test_batches_are_what_edge_would_feed(toy_corpus):
     from edge.preprocess import to_tensor
 
-    pictures = CORPORA["fer2013"](toy_corpus, "train")
-    (spec,) = FAMILIES["cspp"].inputs()
-    plain = Recipe(batch=len(pictures))
-    ((faces, labels),) = loop.batches(pictures, plain, spec, epoch=0)
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(loop._seed(plain, 0)))
-    for place in (0, 17, 349):
-        chosen = int(order[place])
-        assert torch.equal(faces[place], torch.from_numpy(to_tensor(pictures.pixels[chosen], spec))[0])
-        assert labels[place] == pictures.labels[chosen]
+    examples = PICTURES["fer2013"](toy_corpus, "train")
+    (spec,) = FAMILIES["cspp"].inputs(SMALL)
+    chosen = np.array([3, 17, 349])
+    faces = batches.tensors(examples, chosen, (spec,))["face"]
+    for place, face in zip(chosen, faces, strict=True):
+        assert torch.equal(face, torch.from_numpy(to_tensor(examples.arrays["face"][place], spec))[0])
+    order = batches.epoch_order(350, 32, seed=1)
+    assert [len(batch) for batch in order] == [32] * 10
+    assert len(set(torch.cat(order).tolist())) == 320
 
 
 def test_augmentations_stay_in_range_and_off_means_off():
-    pixels = 255 * torch.rand(16, 1, 48, 48)
+    pixels = {"face": 255 * torch.rand(16, 1, 1, 48, 48)}
     generator = torch.Generator().manual_seed(0)
-    assert torch.equal(augment(pixels, Recipe(), generator), pixels)
+    assert torch.equal(augment(pixels, Recipe(), generator)["face"], pixels["face"])
     everything = Recipe(rotation=20, scale=0.2, shift=0.1, mirror=True, gamma=0.5, erase=1.0)
-    changed = augment(pixels, everything, generator)
-    assert changed.shape == pixels.shape
+    changed = augment(pixels, everything, generator)["face"]
+    assert changed.shape == pixels["face"].shape
     assert 0 <= changed.min() <= changed.max() <= 255.01
-    mirrored = augment(pixels, Recipe(mirror=True), torch.Generator().manual_seed(1))
-    flipped = [torch.allclose(m, p.flip(-1), atol=1e-2) for m, p in zip(mirrored, pixels, strict=True)]
-    same = [torch.allclose(m, p, atol=1e-2) for m, p in zip(mirrored, pixels, strict=True)]
-    assert sum(flipped) + sum(same) == 16
-    assert 3 < sum(flipped) < 13
+    mirrored = augment(pixels, Recipe(mirror=True), torch.Generator().manual_seed(1))["face"]
+    pairs = list(zip(mirrored, pixels["face"], strict=True))
+    flipped = sum(torch.allclose(m, p.flip(-1), atol=1e-2) for m, p in pairs)
+    assert flipped + sum(torch.allclose(m, p, atol=1e-2) for m, p in pairs) == 16
+    assert 3 < flipped < 13
+
+
+def test_a_clip_changes_as_one_and_its_motion_is_mirrored_with_it():
+    frame = 255 * torch.rand(8, 1, 3, 40, 40)
+    flow = torch.full((8, 4, 3, 40, 40), 128.0)
+    flow[:, :, 0, :, :20] = 160.0  # the left half moves two pixels to the right
+    pixels = {"clip": frame.expand(8, 4, 3, 40, 40).clone(), "flow": flow}
+    recipe = Recipe(rotation=15, shift=0.1, mirror=True, gamma=0.3)
+    done = augment(pixels, recipe, torch.Generator().manual_seed(0), motion=["flow"])
+    for time in range(1, 4):
+        assert torch.equal(done["clip"][:, time], done["clip"][:, 0])
+    left, right = done["flow"][:, 0, 0, 0, 0], done["flow"][:, 0, 0, 0, -1]
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == {(160.0, 128.0), (128.0, 96.0)}
 
 
 def test_bad_corpora(tmp_path, toy_corpus, capsys):
@@ -140,7 +173,7 @@ def test_bad_corpora(tmp_path, toy_corpus, capsys):
     np.savez(tmp_path / "train.npz", x=np.zeros((9, 48, 48), np.uint8), y=np.full(9, 7, np.uint8))
     assert "label code 7; FER2013 has 0..6, unknown codes are refused" in refused("cspp", "--data", tmp_path)
     np.savez(tmp_path / "train.npz", x=np.zeros((9, 48, 48), np.uint8), y=np.zeros(9, np.uint8))
-    assert "0 pictures of disgust; expected at least 2 of every class" in refused("cspp", "--data", tmp_path)
+    assert "0 examples of disgust; expected at least 2 of every class" in refused("cspp", "--data", tmp_path)
     assert "unknown C-SPP variant 'x'" in refused("cspp", "--data", toy_corpus, "--variant", "x")
     assert "unknown optimizer 'lion'" in refused("cspp", "--data", toy_corpus, "--optimizer", "lion")
 
@@ -155,7 +188,7 @@ def test_bad_checkpoints(tmp_path, toy_corpus):
         checkpoint.load(tmp_path / "half.pt")
     whole = torch.load(tmp_path / "best.pt", weights_only=True)
     for change, message in (
-        ({"format": 9}, "checkpoint format 9, this version reads 1"),
+        ({"format": 9}, "checkpoint format 9, this version reads 2"),
         ({"family": "resnet"}, "unknown family 'resnet'; known: .*cspp"),
         ({"weights": {}}, "not a whole cspp checkpoint"),
         ({"config": {"depth": 3}}, "not a whole cspp checkpoint"),
@@ -166,9 +199,9 @@ def test_bad_checkpoints(tmp_path, toy_corpus):
 
 
 def test_the_real_corpus(shared):
-    pictures = CORPORA["fer2013"](shared / "fer2013", "train")
+    pictures = PICTURES["fer2013"](shared / "fer2013", "train")
     assert len(pictures) == 28709
     assert np.bincount(pictures.labels).tolist() == [3995, 436, 4097, 7215, 4830, 3171, 4965]
-    assert len(CORPORA["fer2013"](shared / "fer2013", "test")) == 3589
+    assert len(PICTURES["fer2013"](shared / "fer2013", "test")) == 3589
     with pytest.raises(CorpusError):
-        CORPORA["fer2013"](shared, "train")
+        PICTURES["fer2013"](shared, "train")

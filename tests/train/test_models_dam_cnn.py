@@ -247,7 +247,7 @@ def test_input_is_one_that_a_bundle_can_state() -> None:
         name="x",
         family="dam_cnn",
         labels=("a", "b"),
-        inputs=inputs(),
+        inputs=inputs(Config()),
         outputs=(OutputSpec("logits", (1, 2), "float32"),),
         graphs={"fp32": "x.onnx"},
         temperature=1.0,

@@ -226,9 +226,9 @@ def build(config: Config) -> TwoStream:
 def inputs(config: Config) -> tuple[InputSpec, ...]:
     """What the network eats: a segment's crops, its flow images, or both, as the mode asks.
 
-    The papers cut 150x110 pixels where the eyes are 55 apart and stretch that to 227x227; here the crop is square and the
-    face keeps its proportions. Crops are normalised as torchvision's ImageNet weights expect; flow images, 128 where
-    nothing moves, to -1..1.
+    The papers cut 150x110 pixels where the eyes are 55 apart and stretch that to 227x227; here the crop is square and
+    the face keeps its proportions. Crops are normalised as torchvision's ImageNet weights expect; flow images, 128
+    where nothing moves, to -1..1.
     """
     side, count = 227, config.frames
     alignment = Alignment(left_eye=(0.28, 0.35), right_eye=(0.72, 0.35))

@@ -1,0 +1,74 @@
+"""From stored pixels to the tensors that a network eats: chosen, changed at random, normalised by ``edge``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from edge.bundle import InputSpec
+from edge.preprocess import normalise
+from train.augment import augment
+from train.examples import Examples
+from train.recipe import Recipe
+
+ARGUMENTS = {"face": "face", "clip": "frames", "flow": "flows"}
+"""The name of ``forward``'s argument for each kind of input."""
+
+EVALUATION_VALUES = 4_000_000
+"""Input values of an evaluation batch: 512 faces of 48x48 are a third of it, one segment of two streams is more."""
+
+Tensors = Mapping[str, torch.Tensor]
+"""By the name of ``forward``'s argument."""
+
+
+def tensors(
+    examples: Examples,
+    chosen: Sequence[int] | np.ndarray | slice,
+    specs: Sequence[InputSpec],
+    recipe: Recipe | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, torch.Tensor]:
+    """Some examples as tensors.
+
+    Args:
+        examples: where the pixels are.
+        chosen: which of them.
+        specs: the network's inputs.
+        recipe: how to change them at random; None leaves them as they are.
+        generator: the only source of that randomness.
+
+    Returns:
+        float32 by argument name: a face is (N, C, H, W), a clip or flow (N, T, C, H, W).
+    """
+    pixels = {}
+    for spec in specs:
+        array = examples.arrays[spec.name][chosen]
+        frames = array if spec.kind != "face" else array[:, None]
+        # Grey comes without an axis for its channel.
+        frames = frames[..., None] if spec.channels == 1 else frames
+        pixels[spec.name] = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))).float()
+    if recipe is not None and generator is not None:
+        pixels = augment(pixels, recipe, generator, motion=[spec.name for spec in specs if spec.kind == "flow"])
+    given = {}
+    for spec in specs:
+        values = pixels[spec.name]
+        ready = torch.from_numpy(normalise(values.flatten(0, 1).numpy(), spec.normalisation)).reshape(values.shape)
+        given[ARGUMENTS[spec.kind]] = ready[:, 0] if spec.kind == "face" else ready
+    return given
+
+
+def epoch_order(count: int, batch: int, seed: int) -> list[torch.Tensor]:
+    """The shuffled places of one epoch, batch by batch; a rest that fills no batch waits for another epoch."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return [order[step * batch : (step + 1) * batch] for step in range(max(1, count // batch))]
+
+
+def in_order(examples: Examples, specs: Sequence[InputSpec]) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:
+    """All examples as they are, in pieces that fit in memory: (places, tensors)."""
+    size = sum(int(np.prod(spec.shape)) for spec in specs)
+    step = max(1, min(512, EVALUATION_VALUES // size))
+    for start in range(0, len(examples), step):
+        places = slice(start, min(start + step, len(examples)))
+        yield places, tensors(examples, places, specs)
