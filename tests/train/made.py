@@ -17,7 +17,7 @@ def made(
     frames: int = 1,
     known: bool = True,
     split: bool = False,
-    noise: float = 40.0,
+    contrast: float = 18.0,
     seed: int = 0,
     synthetic: bool = True,
 ) -> Examples:
@@ -32,9 +32,9 @@ def made(
         for number in range(each):
             label = (number + subject) % len(names)
             for _ in range(frames):
-                face = texture + rng.normal(60, noise, (16, 16))
+                face = texture + rng.normal(80, 40, (16, 16))
                 y, x = divmod(label, 2)
-                face[8 * y : 8 * y + 8, 8 * x : 8 * x + 8] += 50
+                face[8 * y : 8 * y + 8, 8 * x : 8 * x + 8] += contrast
                 for copy in range(1 + copies):
                     faces.append((face + rng.normal(0, 20 * (copy > 0), (16, 16))).clip(0, 255).astype(np.uint8))
                     labels.append(label)
