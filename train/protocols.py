@@ -255,7 +255,8 @@ def leaks(
 ) -> tuple[tuple[int, int], ...]:
     """Near-identical pictures on both sides: equal perceptual hash, mean difference under some grey levels.
 
-    Copies need no look: they are on the side of their original.
+    Copies need no look: they are on the side of their original. Pictures without contrast (flow where nothing moves)
+    are like one another and prove nothing: those whose standard deviation is below ``difference`` are passed over.
 
     Args:
         examples: what was divided.
@@ -281,6 +282,8 @@ def leaks(
     found = []
     for place, value in zip(test.tolist(), difference_hash(tested[test]).tolist(), strict=True):
         picture = tested[place].astype(np.int16)
+        if picture.std() < difference:
+            continue
         found += [
             (twin, place) for twin in buckets.get(value, ()) if np.abs(pictures[twin] - picture).mean() < difference
         ]
@@ -385,16 +388,12 @@ def _balanced(labels: Places, groups: npt.NDArray[np.str_], count: int, seed: in
     table[:, -1] = table[:, :-1].sum(1)
     order = rng.permutation(len(units))
     order = order[np.argsort(-table[order, -1], kind="stable")]
-    # Shares, so that a rare class counts as much as a frequent one; the size counts as much as all classes together.
+    # Shares, so that a rare class counts as much as a frequent one, and as much as the size.
     shares = table / np.maximum(table.sum(0), 1)
-    weight = np.ones(table.shape[1])
-    weight[-1] = table.shape[1] - 1
     filled, fold_of, members = np.zeros((count, table.shape[1])), np.zeros(len(units), int), np.zeros(count, int)
-    for done, group in enumerate(order):
-        harm = (weight * (2 * filled * shares[group] + shares[group] ** 2)).sum(1)
-        if len(units) - done <= (members == 0).sum():
-            harm[members > 0] = np.inf  # the last groups are for the folds that have none
-        # Of equally good folds, the one with the fewest groups.
+    for group in order:
+        # By how much the sum of squares grows, less what is the same everywhere. An empty fold has 0, so none stays so.
+        harm = (filled * shares[group]).sum(1)
         best = np.lexsort((members, harm.round(12)))[0]
         filled[best] += shares[group]
         members[best] += 1

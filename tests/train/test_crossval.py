@@ -121,6 +121,13 @@ def test_a_damaged_fold_is_fitted_again(tmp_path, damage):
     assert fits(tmp_path) == {"fold-01": 1, "fold-02": 2, "fold-03": 1, "fold-04": 1}
 
 
+def test_predictions_of_another_fold_are_not_taken_over(tmp_path):
+    first = run(tmp_path)
+    (tmp_path / "fold-02" / "predictions.npz").write_bytes((tmp_path / "fold-01" / "predictions.npz").read_bytes())
+    assert run(tmp_path).figures == first.figures
+    assert fits(tmp_path)["fold-02"] == 2
+
+
 def another(examples):
     face = examples.arrays["face"].copy()
     face[-1, -1, -1] ^= 1

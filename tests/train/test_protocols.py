@@ -91,6 +91,21 @@ def test_folds_are_balanced_in_size_and_classes():
             assert counts.max() <= 1.4 * counts.min()
 
 
+def test_folds_are_balanced_where_classes_are_not():
+    """As in CK+: subjects with one to six sequences, three times as many of one expression as of another."""
+    ratios = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        kept = []
+        whole = made(subjects=100, each=6, names=("angry", "happy", "sad", "fear"))
+        for subject in range(100):
+            weight = np.array([45, 25, 28, 83])[whole.labels[6 * subject : 6 * subject + 6]]
+            kept += (6 * subject + rng.choice(6, rng.integers(1, 7), replace=False, p=weight / weight.sum())).tolist()
+        sizes = [len(fold.test) for fold in folds(whole.subset(np.sort(kept)), parse_protocol("kfold:8"), seed)]
+        ratios.append(max(sizes) / min(sizes))
+    assert np.mean(ratios) < 1.04
+
+
 def test_no_fold_is_empty_where_subjects_are_few_and_one_sided():
     # Each subject shows one expression only, and one of them shows nearly all there is.
     whole = made(subjects=6, each=18)
@@ -252,6 +267,12 @@ def test_a_planted_leak_is_found():
         check_leaks(leaking, fold)
     with pytest.raises(ProtocolError, match="unknown leak policy 'ignore'; expected refuse or list"):
         check_leaks(leaking, fold, policy="ignore")
+
+
+def test_pictures_without_contrast_prove_nothing():
+    examples = made(subjects=4)
+    flat = replace(examples, arrays={"face": np.full_like(examples.arrays["face"], 7)})
+    assert leaks(flat, folds(flat, parse_protocol("loso"))[0]) == ()
 
 
 def test_a_leak_into_another_corpus_is_found():
