@@ -19,16 +19,20 @@ import torch
 
 from edge.errors import EdgeError, OptionError
 from train.checkpoint import Checkpoint
-from train.data import Source, load_examples, part
+from train.cluster import connected
+from train.crossval import crossval
+from train.data import Loaded, Preparation, Source, detect, load_examples, part
 from train.datasets import CORPORA
 from train.examples import Examples
+from train.fitting import Fit, predict
 from train.loop import Settings, train
 from train.metrics import summarise
 from train.models import FAMILIES, Family
+from train.paper import Row, listing, plan
+from train.protocols import parse_protocol
 from train.recipe import Recipe
-from train.stages import predict
-
-PLAIN = (int, float, str, bool)
+from train.report import Result, summary
+from train.stages import predict as logits_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,21 +57,69 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(family.name, help=family.paper, description=family.paper)
         command.set_defaults(command=_train, family=family.name)
         _add_source(command)
+        _add_preparing(command)
         _add_computing(command)
         _add_knobs(command, family)
+
+    crossing = commands.add_parser("crossval", help="cross-validate a family", description="Cross-validate a family.")
+    families = crossing.add_subparsers(dest="family", required=True, metavar="FAMILY")
+    for family in FAMILIES.values():
+        command = families.add_parser(family.name, help=family.paper, description=family.paper)
+        command.set_defaults(command=_crossval)
+        _add_source(command)
+        command.add_argument(
+            "--protocol", default="kfold:8", help="kfold:8 (default), losgo:5, loso, split, holdout:0.2x5"
+        )
+        command.add_argument("--test-on", metavar="CORPUS=FOLDER", help="test every fold on another corpus")
+        command.add_argument("--common", action="store_true", help="with --test-on: keep the labels both corpora have")
+        command.add_argument(
+            "--leaks", choices=("refuse", "list"), default="refuse", help="the same picture on both sides of a fold"
+        )
+        _add_preparing(command)
+        _add_computing(command)
+        _add_cluster(command)
+        _add_knobs(command, family)
+
+    keys = sorted(family.key for family in FAMILIES.values())
+    papers = commands.add_parser("paper", help="a paper's tables", description="Run all tables of a paper.")
+    papers.set_defaults(command=_paper)
+    papers.add_argument("key", choices=keys)
+    papers.add_argument("--data", action="append", default=[], metavar="CORPUS=FOLDER", help="once for each corpus")
+    papers.add_argument("--only", metavar="WORDS", help="rows whose description holds these words")
+    papers.add_argument("--list", action="store_true", help="say what could be run and what is missing, and stop")
+    papers.add_argument(
+        "--leaks", choices=("refuse", "list"), default="refuse", help="the same picture on both sides of a fold"
+    )
+    _add_preparing(papers)
+    _add_computing(papers)
+    _add_cluster(papers)
+    _add_fields(papers.add_argument_group("recipe, default from the paper"), Recipe)
     return parser
 
 
 def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, required=True, help="the corpus' folder or file")
-    command.add_argument("--corpus", choices=sorted(CORPORA), default="fer2013", help="default: fer2013")
+    command.add_argument(
+        "--corpus", choices=sorted(CORPORA), help="default: FER2013 where its files are, else manifest (class folders)"
+    )
     command.add_argument("--labels", help="keep these alone, in this order: angry,happy,...")
+    command.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the corpus' loader"
+    )
+    command.add_argument("--stills-each", type=int, metavar="N", help="pictures taken from each video of single faces")
+
+
+def _add_preparing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where finished crops are kept")
     command.add_argument("--workers", type=int, default=0, help="processes that prepare crops (default: one a core)")
     command.add_argument("--flow", default="clg", help="optical flow: clg (default) or dis")
     command.add_argument("--dark-gamma", type=float, default=1.0, help="brightens dark frames, 1.5 for AFEW")
+    command.add_argument("--variation", help="the fact that names each example's variation, as gender (DAM-CNN)")
+
+
+def _add_cluster(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the corpus' loader"
+        "--cluster", metavar="auto|ADDRESS", help="spread folds over a Ray cluster: this machine's, or an address"
     )
 
 
@@ -108,15 +160,20 @@ def _given(options: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
 
 
 def _source(options: argparse.Namespace) -> Source:
-    return Source(
-        corpus=options.corpus,
-        root=options.data,
-        options=dict(_option(text) for text in options.option),
-        labels=tuple(options.labels.split(",")) if options.labels else (),
+    labels = tuple(options.labels.split(",")) if options.labels else ()
+    corpus = options.corpus or detect(options.data)
+    return Source(corpus, labels, dict(_option(text) for text in options.option), options.stills_each)
+
+
+def _preparation(options: argparse.Namespace, recipe: Recipe) -> Preparation:
+    return Preparation(
         cache=options.cache,
         workers=options.workers,
         flow=options.flow,
         gamma=options.dark_gamma,
+        jitter=recipe.jitter,
+        variation=options.variation,
+        seed=recipe.seed,
     )
 
 
@@ -132,8 +189,8 @@ def _option(text: str) -> tuple[str, Any]:
 def _settings(options: argparse.Namespace) -> Settings:
     stills: Examples | None = None
     if options.stills is not None:
-        stills = load_examples(Source("fer2013", options.stills), FAMILIES["cspp"], FAMILIES["cspp"].config()).examples
-        stills = part(stills, "train")
+        cspp = FAMILIES["cspp"]
+        stills = part(load_examples(Source("fer2013"), options.stills, cspp, cspp.config()).examples, "train")
     return Settings(
         precision=options.precision,
         accelerator=options.accelerator,
@@ -159,27 +216,141 @@ def _configured(family: Family, options: argparse.Namespace, classes: int) -> tu
 def _train(options: argparse.Namespace) -> int:
     family = FAMILIES[options.family]
     config, recipe = _configured(family, options, classes=7)
-    loaded = load_examples(_source(options), family, config, jitter=recipe.jitter, seed=recipe.seed)
+    loaded = _load(_source(options), options.data, family, config, _preparation(options, recipe))
     examples = loaded.examples
     config = replace(config, classes=len(examples.names))
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in family.build(config).parameters())
-    print(loaded.report)
-    for path, why in loaded.failed:
-        print(f"  left out: {path}: {why}")
     learn = part(examples, "train") if "train" in examples.splits else examples
-    kind = ", SYNTHETIC motion" if examples.synthetic else ""
-    print(f"{family.name}: {parameters:,} parameters; {len(learn):,} examples to learn from{kind}", flush=True)
-    if options.trunk is None and family.name in ("two_stream", "emotional_vlan", "dam_cnn"):
-        print("no --trunk: the published weights' place is taken by random ones, training starts from scratch")
+    print(f"{_size(family, config)}; {len(learn):,} examples to learn from{_marked(examples)}", flush=True)
+    _warn(family, options)
     best = train(family, config, recipe, learn, options.out, _settings(options), _reporter(recipe))
     print(f"best: {best.stage}, epoch {best.epoch}{_held_out(best)} -> {options.out / 'best.pt'}")
     test = part(examples, "test")
     if len(test):
-        logits = predict(best.network(), test, family.inputs(config))
+        logits = logits_of(best.network(), test, family.inputs(config))
         figures = summarise(logits, test.labels, test.names, best.temperature)
         print(f"test part: {figures['count']} examples, accuracy {figures['accuracy']:.4f}, ECE {figures['ece']:.4f}")
     return 0
+
+
+def _crossval(options: argparse.Namespace) -> int:
+    family = FAMILIES[options.family]
+    protocol = parse_protocol(options.protocol)
+    config, recipe = _configured(family, options, classes=7)
+    preparation = _preparation(options, recipe)
+    loaded = _load(_source(options), options.data, family, config, preparation)
+    config = replace(config, classes=len(loaded.examples.names))
+    other = None
+    if options.test_on:
+        name, root = _corpus(options.test_on)
+        other = _load(Source(name, loaded.examples.names), root, family, config, preparation)
+    print(f"{_size(family, config)}; {len(loaded.examples):,} examples, {protocol.text}{_marked(loaded.examples)}")
+    _warn(family, options)
+    with connected(options.cluster) as map_folds:
+        result = crossval(
+            family,
+            config,
+            recipe,
+            loaded.examples,
+            protocol,
+            options.out,
+            fit=_fit(options, recipe),
+            predict=predict,
+            test_on=None if other is None else other.examples,
+            common=options.common,
+            resume=options.resume or not (options.out / "result.json").exists(),
+            map_folds=map_folds,
+            leak_policy=options.leaks,
+            seed=recipe.seed,
+            skipped=loaded.skipped,
+            failed=loaded.failures,
+        )
+    _show([result], options.out)
+    return 0
+
+
+def _paper(options: argparse.Namespace) -> int:
+    roots = dict(_corpus(text) for text in options.data)
+    print(listing(options.key, roots))
+    rows = [row for row in plan(options.key, roots)[0] if (options.only or "").lower() in row.describe().lower()]
+    if options.list:
+        return 0
+    if not rows:
+        raise OptionError(f"no row of {options.key} can be run; give its corpora with --data CORPUS=FOLDER")
+    results = []
+    with connected(options.cluster) as map_folds:
+        for number, row in enumerate(rows, 1):
+            print(f"[{number}/{len(rows)}] {row.describe()}", flush=True)
+            results.append(_row(row, roots, options, map_folds))
+    _show(results, options.out)
+    return 0
+
+
+def _row(row: Row, roots: dict[str, Path], options: argparse.Namespace, map_folds: Any) -> Result:
+    """One number of a paper."""
+    family, config = row.family, row.make_config()
+    recipe = replace(family.recipes["paper"], **{**row.recipe, **_given(options, Recipe)})
+    preparation = replace(_preparation(options, recipe), variation=row.variation)
+    loaded = _load(row.source, roots[row.source.corpus], family, config, preparation)
+    other = None
+    if row.test_on is not None:
+        other = _load(row.test_on, roots[row.test_on.corpus], family, config, preparation)
+    return crossval(
+        family,
+        config,
+        recipe,
+        loaded.examples,
+        row.protocol,
+        options.out / row.slug,
+        fit=_fit(options, recipe),
+        predict=predict,
+        test_on=None if other is None else other.examples,
+        map_folds=map_folds,
+        leak_policy=options.leaks,
+        seed=recipe.seed,
+        skipped=loaded.skipped,
+        failed=loaded.failures,
+        reference=row.reference,
+        note=row.note,
+    )
+
+
+def _load(source: Source, root: Path, family: Family, config: Any, preparation: Preparation) -> Loaded:
+    loaded = load_examples(source, root, family, config, preparation)
+    print(loaded.report)
+    for path, why in loaded.failed:
+        print(f"  left out: {path}: {why}")
+    return loaded
+
+
+def _fit(options: argparse.Namespace, recipe: Recipe) -> Fit:
+    # A fold elsewhere has nobody to tell; its figures are in its checkpoint.
+    return Fit(_settings(options), options.threads, None if options.cluster else _reporter(recipe))
+
+
+def _corpus(text: str) -> tuple[str, Path]:
+    name, equals, root = text.partition("=")
+    if not equals or name not in CORPORA:
+        raise OptionError(f"{text}: expected CORPUS=FOLDER with a corpus of {', '.join(sorted(CORPORA))}")
+    return name, Path(root)
+
+
+def _show(results: Sequence[Result], out: Path) -> None:
+    print(f"\n{summary(results)}\n\nresult.json, result.csv and confusion.png are in {out}")
+
+
+def _size(family: Family, config: Any) -> str:
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in family.build(config).parameters())
+    return f"{family.name}: {parameters:,} parameters"
+
+
+def _marked(examples: Examples) -> str:
+    return ", SYNTHETIC motion" if examples.synthetic else ""
+
+
+def _warn(family: Family, options: argparse.Namespace) -> None:
+    if options.trunk is None and family.name in ("two_stream", "emotional_vlan", "dam_cnn"):
+        print("no --trunk: random weights take the place of the published ones, training starts from scratch")
 
 
 def _held_out(best: Checkpoint) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +20,35 @@ from train.models.family import Family
 
 @dataclass(frozen=True)
 class Source:
-    """Which corpus, where it is, and how it is made ready."""
+    """A corpus as it is to be used."""
 
     corpus: str
     """A name in ``train.datasets.CORPORA``."""
-    root: Path
-    options: dict[str, Any] = field(default_factory=dict)
-    """The loader's own."""
     labels: tuple[str, ...] = ()
     """Keep these alone, in this order; empty keeps all."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The loader's own."""
+    stills: int | None = None
+    """For networks of single faces: how many pictures around the middle of each sequence become examples."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a corpus is made ready. What the robot would do, but for ``gamma`` and ``jitter``."""
+
     cache: Path = Path("runs/cache")
     """Where finished crops and flow images are kept."""
     workers: int = 0
-    """Processes that prepare; 0 is one a core."""
+    """Processes; 0 is one a core."""
     flow: str = "clg"
     """The optical flow's method (see :mod:`edge.flow`)."""
     gamma: float = 1.0
     """Brightens dark frames (1.5 in Saurav et al. 2020, for AFEW)."""
-    frames: int | None = None
-    """For networks that eat single faces: how many frames of a sequence (see :func:`train.prepare.prepare`)."""
+    jitter: int = 0
+    """Extra crops of each picture with disturbed eye positions, marked as not original (Lopes et al. 2017)."""
+    variation: str | None = None
+    """The fact that names each example's variation, as ``gender``."""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,36 +58,37 @@ class Loaded:
     examples: Examples
     report: str
     """The corpus' own account: expected against found, what was skipped and why."""
-    skipped: int
+    skipped: dict[str, int]
+    """Files that gave no sample, by reason."""
     failed: tuple[tuple[Path, str], ...] = ()
-    """Files whose faces could not be prepared, and why."""
+    """Samples that gave no example, and why."""
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many samples failed, by reason."""
+        return dict(Counter(why for _, why in self.failed))
 
 
-def load_examples(source: Source, family: Family, config: Any, *, jitter: int = 0, seed: int = 0) -> Loaded:
+def load_examples(
+    source: Source, root: Path, family: Family, config: Any, preparation: Preparation | None = None
+) -> Loaded:
     """Everything of a corpus that this configuration can learn from or be tested on.
 
     Args:
-        source: the corpus.
+        source: which corpus, and what of it.
+        root: its folder or file.
         family: which network.
         config: its configuration; decides size, colour, window and inputs.
-        jitter: extra crops of each picture with disturbed eye positions, marked as not original.
-        seed: of the jitter.
+        preparation: how crops are made.
 
     Raises:
         CorpusError: the corpus is missing, incomplete beyond use, or gives not one example.
     """
+    preparation = preparation or Preparation()
     inputs = family.inputs(config)
     if source.corpus in PICTURES and [spec.kind for spec in inputs] == ["face"]:
-        examples = PICTURES[source.corpus](source.root, "train")
-        try:
-            test = PICTURES[source.corpus](source.root, "test")
-            examples = joined(examples, test)
-        except CorpusError:
-            pass
-        examples = fitted(examples, inputs[0])
-        report = f"{source.corpus}: {len(examples):,} face crops in {source.root}"
-        return Loaded(_only(examples, source.labels), report, 0)
-    corpus = find(source.corpus, source.root, **source.options)
+        return _pictures(source, root, inputs[0])
+    corpus = find(source.corpus, root, **source.options)
     if source.labels:
         corpus = corpus.only(source.labels)
     from train.prepare import prepare  # needs dlib, which finished crops do not
@@ -83,14 +97,37 @@ def load_examples(source: Source, family: Family, config: Any, *, jitter: int = 
         corpus,
         inputs,
         family.window(config),
-        source.cache,
-        workers=source.workers,
-        jitter=jitter,
-        flow=source.flow,
-        gamma=source.gamma,
-        seed=seed,
+        preparation.cache,
+        workers=preparation.workers,
+        jitter=preparation.jitter,
+        flow=preparation.flow,
+        gamma=preparation.gamma,
+        seed=preparation.seed,
+        variation=preparation.variation,
+        stills=source.stills or 1,
     )
-    return Loaded(prepared.examples, corpus.report(), len(corpus.skipped), prepared.failed)
+    return Loaded(prepared.examples, corpus.report(), corpus.reasons, prepared.failed)
+
+
+def detect(root: Path) -> str:
+    """Which corpus a folder or file holds, where nobody says: FER2013 by its files' names, anything else by a manifest
+    or by class folders.
+    """
+    if root.is_file():
+        return "manifest" if root.name.lower() == "manifest.csv" else "fer2013"
+    names = {path.name.lower() for path in root.iterdir()} if root.is_dir() else set()
+    return "fer2013" if names & {"train.npz", "fer2013.csv", "icml_face_data.csv"} or not names else "manifest"
+
+
+def _pictures(source: Source, root: Path, spec: InputSpec) -> Loaded:
+    """Finished crops: both parts of the corpus, where both are there."""
+    load = PICTURES[source.corpus]
+    examples = load(root, "train")
+    if root.is_dir():
+        with contextlib.suppress(CorpusError):  # a training part alone is enough to learn from
+            examples = joined(examples, load(root, "test"))
+    examples = _only(fitted(examples, spec), source.labels)
+    return Loaded(examples, f"{source.corpus}: {len(examples):,} face crops in {root}", {})
 
 
 def joined(first: Examples, second: Examples) -> Examples:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EdgeError
+from train.data import Source
 from train.datasets import BASIC, CORPORA
 from train.datasets.ckplus import NAMES as CKPLUS
 from train.models import FAMILIES, Family
@@ -41,20 +42,6 @@ _PUBLISHED = {
 
 class PaperError(EdgeError):
     """A paper that is not in the table."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A corpus as a paper used it."""
-
-    corpus: str
-    """One of ``CORPORA``."""
-    labels: tuple[str, ...]
-    """For ``Corpus.only``, in this order."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """For ``find``."""
-    stills: int | None = None
-    """How many pictures around the peak of each video become examples; None where samples are taken as they are."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,14 @@ def test_two_stream(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"mode": "spatial"}, {"mode": "temporal"}, {"mode": "score"}, {"depth": 1}, {"depth": 2}, {"classifier": "softmax"}],
+    [
+        {"mode": "spatial"},
+        {"mode": "temporal"},
+        {"mode": "score"},
+        {"depth": 1},
+        {"depth": 2},
+        {"classifier": "softmax"},
+    ],
     ids=str,
 )
 def test_two_stream_ablations_run(changes, tmp_path):
@@ -120,9 +127,7 @@ def test_two_stream_ablations_run(changes, tmp_path):
     config = replace(Config(classes=3, frames=2, width=1 / 64), **changes)
     accuracy, entries = score("two_stream", config, replace(STREAM, epochs=1, second_epochs=1), learn, learn, tmp_path)
     assert 0 <= accuracy <= 1
-    assert ("svm" in {entry["stage"] for entry in entries}) == (
-        config.classifier == "svm" and config.mode != "score"
-    )
+    assert ("svm" in {entry["stage"] for entry in entries}) == (config.classifier == "svm" and config.mode != "score")
 
 
 def test_emotional_vlan(tmp_path):

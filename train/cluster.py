@@ -1,0 +1,79 @@
+"""Folds over a cluster: Ray starts them, moves the data, and starts a fold again whose worker died."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from edge.errors import EdgeError, MissingPackageError
+
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""The signature of ``map`` with one sequence."""
+
+RETRIES = 3
+"""How often a fold is started again after its worker died. A fold that raised is not: it would raise again."""
+
+
+class ClusterError(EdgeError):
+    """A cluster that can't be reached, or that lost a fold too often."""
+
+
+@contextlib.contextmanager
+def connected(address: str | None, *, cpus_each: float = 1.0) -> Iterator[Map]:
+    """A ``map`` over a cluster; over this process where no address is given.
+
+    Args:
+        address: None, ``auto`` (a cluster that is already running here, else one started on this machine for as long as
+            it is needed), or ``HOST:PORT`` of a running cluster's head or client server (``ray://``).
+        cpus_each: CPU cores that one fold takes.
+
+    Raises:
+        MissingPackageError: Ray is not installed.
+        ClusterError: no cluster answers there, or a fold's worker died more than ``RETRIES`` times.
+    """
+    if address is None:
+        yield map
+        return
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingPackageError("--cluster needs Ray; type: pip install 'edge-emotion[cluster]'") from error
+    quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    try:
+        if address == "auto":
+            try:
+                ray.init(address="auto", log_to_driver=False, logging_level="error")
+            except ConnectionError:
+                ray.init(**quiet)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({reason}); start one with `ray start --head`, or type --cluster auto"
+        ) from error
+
+    def spread(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterable[Any]:
+        # The function carries the examples: it is sent to each machine once, not once a fold.
+        shared = ray.put(function)
+        run = ray.remote(_run).options(num_cpus=cpus_each, max_retries=RETRIES, retry_exceptions=False)
+        waiting = [run.remote(shared, job) for job in jobs]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            try:
+                yield ray.get(done[0])
+            except ray.exceptions.RayError as error:
+                reason = str(error).splitlines()[0]
+                raise ClusterError(
+                    f"a fold's worker died {RETRIES + 1} times ({reason}); finished folds are kept: run it again"
+                ) from error
+
+    try:
+        yield spread
+    finally:
+        ray.shutdown()
+
+
+def _run(function: Callable[[Any], Any], job: Any) -> Any:
+    return function(job)
