@@ -77,7 +77,8 @@ def flow_image(field: Field) -> npt.NDArray[np.uint8]:
     if not isinstance(field, np.ndarray) or field.ndim != 3 or field.shape[2] != 2 or field.dtype.kind != "f":
         raise FrameError(f"flow image of {_described(field)}; expected float32 (H, W, 2); give what flow() returned")
     magnitude = np.hypot(field[..., 0], field[..., 1])
-    return np.clip(np.rint(16 * np.dstack([field, magnitude]) + 128), 0, 255).astype(np.uint8)
+    channels = np.rint(16 * np.dstack([field, magnitude]) + 128)
+    return np.asarray(np.clip(channels, 0, 255), np.uint8)
 
 
 def _check(name: str, picture: object) -> None:

@@ -66,7 +66,7 @@ def _improve(first: Plane, second: Plane, motion: Field, method: CLG) -> Field:
     x, y = across + motion[..., 0], down + motion[..., 1]
     warped = np.asarray(cv2.remap(second, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.float32)
     # Derivatives of the mean of both pictures are twice as accurate as those of either.
-    middle = (first + warped) / 2
+    middle: Plane = (first + warped) * np.float32(0.5)
     ix, iy, it = _derivative(middle, 1, 0), _derivative(middle, 0, 1), warped - first
     # What moved out of the picture has no counterpart: there the neighbours alone decide.
     seen = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).astype(np.float32)
