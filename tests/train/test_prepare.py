@@ -13,11 +13,11 @@ import pytest
 
 from edge.bundle import Alignment, InputSpec, Normalisation
 from edge.errors import OptionError
-from edge.faces.detect import FaceDetector
+from edge.faces.detect import Detection, FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.flow import CLG, flow, flow_image
 from edge.preprocess import face_crop
-from edge.types import Box
+from edge.types import Box, Frame
 from train import prepare as module
 from train.datasets import fer2013
 from train.datasets.errors import CorpusError
@@ -325,6 +325,31 @@ def test_a_short_gap_is_bridged_and_a_long_one_is_not(absent, why, clip, picture
     else:
         assert prepared.failed == ((files[0], why),)
         assert prepared.examples.sequences == ("clip",)
+
+
+def test_the_largest_face_is_followed_and_no_other_takes_its_place():
+    """The large face is never the detector's first; when it is away, the small one is not taken for it."""
+    small, large = Box(10, 10, 40, 40), Box(100, 20, 90, 90)
+    views = [[small, large], [small, large], [small], [small, large]]
+
+    class Detector:
+        def find(self, grey):
+            return [Detection(box, 1.0) for box in views[grey[0, 0]]]
+
+        def find_near(self, grey, known):
+            return [one for one in self.find(grey) if any(one.box.iou(box) > 0.5 for box in known)]
+
+    class Marks:
+        def points(self, grey, box):
+            return np.array([box.centre, box.centre], np.float32)
+
+        def eyes(self, points):
+            return points
+
+    frames = (Frame(i, 40_000_000 * i, np.full((200, 200, 3), i, np.uint8)) for i in range(4))
+    followed = list(module._Follower(Detector(), Marks()).follow(frames))
+    assert [int(image[0, 0, 0]) for image, _ in followed] == [0, 1, 2, 3]
+    assert all(eyes[0].tolist() == list(large.centre) for _, eyes in followed)
 
 
 def test_a_short_blank_sequence_fails(blank, clip, tmp_path):
