@@ -16,7 +16,7 @@ class OptionError(EdgeError, ValueError):
 
 
 class FrameError(EdgeError, ValueError):
-    """An array that is not a BGR uint8 picture of shape (H, W, 3)."""
+    """An array that is not the picture that was asked for: BGR uint8 (H, W, 3), unless the message says otherwise."""
 
 
 class SourceError(EdgeError):

@@ -18,7 +18,17 @@ MAY_IMPORT = {
 }
 NEVER_IN_EDGE = {"torch", "onnx", "onnxscript", "sklearn", "scipy", "lightning_fabric", "matplotlib", "pandas"}
 # Stages don't know each other; pipeline.py joins them.
-STAGES = ("camera", "faces.detect", "faces.landmarks", "faces.track", "preprocess", "engine", "smooth", "outputs")
+STAGES = (
+    "camera",
+    "faces.detect",
+    "faces.landmarks",
+    "faces.track",
+    "preprocess",
+    "flow",
+    "engine",
+    "smooth",
+    "outputs",
+)
 JOINERS = {"pipeline", "recognizer", "check", "doctor", "__main__"}
 
 

@@ -1,0 +1,62 @@
+"""Which optical flows there are, with every number that fixes their result: a bundle records ``asdict`` of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Grey = npt.NDArray[np.uint8]
+"""A grey picture: uint8 (H, W)."""
+
+Field = npt.NDArray[np.float32]
+"""A motion field: float32 (H, W, 2), x then y, in pixels a frame. What is at p in the first picture is at p + field[p]
+in the second."""
+
+SMALLEST = 16
+"""A picture with a shorter side, in pixels, is refused: there is nothing to follow in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DIS:
+    """Dense inverse search (Kroeger et al. 2016), as OpenCV has it, with the settings it calls ``fast``."""
+
+    name: str = field(default="dis", init=False)
+    finest_scale: int = 2
+    """Patches are followed down to a picture 2**finest_scale times smaller than the whole one."""
+    patch_size: int = 8
+    """Pixels at each scale."""
+    patch_stride: int = 4
+    """Pixels at each scale."""
+    descent_iterations: int = 16
+    """Gradient steps a patch."""
+    refinement_iterations: int = 5
+    """Steps of the variational refinement after each scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class CLG:
+    """Horn and Schunck in the combined local-global form of Bruhn, Weickert and Schnoerr (IJCV 2005, eq. 14).
+
+    Both pictures are read as grey levels 0..255; the weights below are in that unit.
+    """
+
+    name: str = field(default="clg", init=False)
+    alpha: float = 30.0
+    """Weight of global smoothness (Horn and Schunck's alpha), in squared grey levels a squared pixel."""
+    rho: float = 2.0
+    """Standard deviation, in pixels, of the Gaussian that smooths the motion tensor (Lucas and Kanade's window);
+    0 is plain Horn and Schunck."""
+    sigma: float = 0.6
+    """Standard deviation, in pixels, of the Gaussian that smooths the pictures of every level first."""
+    shrink: float = 0.5
+    """Side of a pyramid level as a share of the next finer one's."""
+    warps: int = 4
+    """How often, at each level, the second picture is warped back and the equations are linearised anew."""
+    iterations: int = 25
+    """Relaxation steps after each warp."""
+
+
+Method = DIS | CLG
+METHODS: dict[str, type[DIS] | type[CLG]] = {"dis": DIS, "clg": CLG}
