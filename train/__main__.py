@@ -361,7 +361,8 @@ def _reporter(recipe: Recipe) -> Any:
     started = time.monotonic()
 
     def report(entry: dict[str, Any]) -> None:
-        words = [f"{entry['stage']:<14}"]
+        words = [entry["fold"]] if "fold" in entry else []
+        words.append(f"{entry['stage']:<14}")
         if entry["kind"] != "closed":
             words.append(f"epoch {entry['epoch']:3d}")
         if "loss" in entry:

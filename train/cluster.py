@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -39,15 +40,15 @@ def connected(address: str | None, *, cpus_each: float = 1.0) -> Iterator[Map]:
         import ray
     except ImportError as error:
         raise MissingPackageError("--cluster needs Ray; type: pip install 'edge-emotion[cluster]'") from error
-    quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == "auto":
             try:
-                ray.init(address="auto", log_to_driver=False, logging_level="error")
+                ray.init(address="auto", **quiet)
             except ConnectionError:
-                ray.init(**quiet)
+                ray.init(include_dashboard=False, **quiet)
         else:
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ClusterError(

@@ -110,9 +110,7 @@ def load_examples(
 
 
 def detect(root: Path) -> str:
-    """Which corpus a folder or file holds, where nobody says: FER2013 by its files' names, anything else by a manifest
-    or by class folders.
-    """
+    """Which corpus this is: FER2013 by its files' names, anything else by a manifest or class folders."""
     if root.is_file():
         return "manifest" if root.name.lower() == "manifest.csv" else "fer2013"
     names = {path.name.lower() for path in root.iterdir()} if root.is_dir() else set()

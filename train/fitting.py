@@ -34,7 +34,9 @@ class Fit:
         """The place of the fold's checkpoint."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        train(family, config, recipe, examples, out, replace(self.settings, resume=True), self.report)
+        report = self.report
+        told = None if report is None else lambda entry: report({"fold": out.name, **entry})
+        train(family, config, recipe, examples, out, replace(self.settings, resume=True), told)
         # What resuming needed is of no more use, and of the largest networks it is gigabytes a fold.
         (out / "last.pt").unlink(missing_ok=True)
         return out / "best.pt"

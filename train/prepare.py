@@ -97,6 +97,7 @@ class _Plan:
     length: int
     stride: int
     flows: bool
+    stills: int
     jitter: int
     flow: Method
     gamma: float
@@ -144,6 +145,7 @@ def prepare(
     cache: Path,
     *,
     workers: int = 0,
+    stills: int = 1,
     jitter: int = 0,
     flow: str | Method = "dis",
     gamma: float = 1.0,
@@ -165,6 +167,7 @@ def prepare(
             give crop i + 1 and the motion between crops i and i + 1, as a picture.
         cache: folder to keep results in; made where missing.
         workers: processes; 0 is one a core, 1 is this very process. The examples do not depend on it.
+        stills: how many frames around the middle of a sequence become examples, where the network sees single faces.
         jitter: extra crops of each still picture, with disturbed eyes (Lopes et al. 2017; see ``JITTER``), right after
             the picture they are made of and not ``originals``. Pictures of a split other than ``train`` get none.
         flow: ``dis``, ``clg``, or one of them with its parameters.
@@ -187,6 +190,7 @@ def prepare(
         window.length,
         window.stride,
         window.flows,
+        stills,
         jitter,
         named(flow) if isinstance(flow, str) else flow,
         gamma,
@@ -224,18 +228,20 @@ def prepare(
     return Prepared(examples, tuple(failed), sum(outcome.computed for outcome in outcomes.values()))
 
 
-def windows(frames: int, length: int, stride: int) -> list[npt.NDArray[np.intp]]:
+def windows(frames: int, length: int, stride: int, stills: int = 1) -> list[npt.NDArray[np.intp]]:
     """Which frames of a sequence each example takes.
 
     ``stride`` 0: one example, its frames at equal distances, the first and the last kept (Saurav et al. 2020, section
-    4.2); a single frame is the middle one. Otherwise segments of ``length`` frames, one every ``stride`` frames, a rest
-    that is shorter left out (Zhang et al. 2019, section III-A). A sequence that is shorter than ``length`` gives one
-    example either way, spread over it evenly, so that frames are repeated.
+    4.2); where the network sees one frame, the ``stills`` frames around the middle, one example each. Otherwise
+    segments of ``length`` frames, one every ``stride`` frames, a rest that is shorter left out (Zhang et al. 2019,
+    section III-A). A sequence that is shorter than ``length`` gives one example either way, spread over it evenly, so
+    that frames are repeated.
 
     Args:
         frames: in the sequence, 1 or more.
         length: frames an example takes.
         stride: frames from one example's start to the next one's.
+        stills: examples of a sequence where ``length`` is 1; no more than it has frames.
 
     Returns:
         One (length,) array of increasing places an example.
@@ -243,7 +249,8 @@ def windows(frames: int, length: int, stride: int) -> list[npt.NDArray[np.intp]]
     if stride and frames >= length:
         return [np.arange(start, start + length) for start in range(0, frames - length + 1, stride)]
     if length == 1:
-        return [np.array([(frames - 1) // 2])]
+        first = (frames - min(stills, frames)) // 2
+        return [np.array([place]) for place in range(first, first + min(stills, frames))]
     return [np.floor(np.linspace(0, frames - 1, length) + 0.5).astype(np.intp)]
 
 
@@ -260,7 +267,7 @@ def _check(plan: _Plan, workers: int) -> None:
         )
     if plan.landmarks not in MODELS:
         raise OptionError(f"landmarks {plan.landmarks!r} is unknown; expected one of {', '.join(MODELS)}")
-    for name, value, least in (("workers", workers, 0), ("jitter", plan.jitter, 0)):
+    for name, value, least in (("workers", workers, 0), ("stills", plan.stills, 1), ("jitter", plan.jitter, 0)):
         if value < least:
             raise OptionError(f"{name} is {value}; expected {least} or more")
     if not plan.gamma > 0:
@@ -423,7 +430,7 @@ class _Worker:
             for name, spec in specs.items():
                 crops[name].append(face_crop(image, eyes, spec))
         (count,) = {len(one) for one in crops.values()}
-        chosen = windows(count, plan.length, plan.stride)
+        chosen = windows(count, plan.length, plan.stride, plan.stills)
         arrays = {}
         for spec in plan.inputs:
             own = crops[spec.name]
