@@ -361,12 +361,16 @@ def _do(job: _Job) -> _Outcome:
     return _worker.do(job)
 
 
+@lru_cache(maxsize=1)
+def _models(landmarks: str) -> tuple[FaceDetector, Landmarks]:
+    return FaceDetector(MIN_FACE), Landmarks(landmarks)
+
+
 class _Worker:
-    """Does jobs one after the other; loads its models when the first job that is not in the cache needs them."""
+    """Does jobs one after the other; its models are loaded once, by the first job that is not in the cache."""
 
     def __init__(self, plan: _Plan, cache: Path) -> None:
         self._plan, self._cache, self._facts = plan, cache, plan.facts()
-        self._models: tuple[FaceDetector, Landmarks] | None = None
 
     def do(self, job: _Job) -> _Outcome:
         """From the cache where it is there and whole, else from the source."""
@@ -408,9 +412,7 @@ class _Worker:
 
     @property
     def _loaded(self) -> tuple[FaceDetector, Landmarks]:
-        if self._models is None:
-            self._models = FaceDetector(MIN_FACE), Landmarks(self._plan.landmarks)
-        return self._models
+        return _models(self._plan.landmarks)
 
     def _eyes(self, picture: Image) -> Points:
         detector, landmarks = self._loaded

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from edge.errors import OptionError
+
 Grey = npt.NDArray[np.uint8]
 """A grey picture: uint8 (H, W)."""
 
@@ -20,7 +22,11 @@ SMALLEST = 16
 
 @dataclass(frozen=True, slots=True)
 class DIS:
-    """Dense inverse search (Kroeger et al. 2016), as OpenCV has it, with the settings it calls ``fast``."""
+    """Dense inverse search (Kroeger et al. 2016), as OpenCV has it, with the settings it calls ``fast``.
+
+    Raises:
+        OptionError: a number that can't be.
+    """
 
     name: str = field(default="dis", init=False)
     finest_scale: int = 2
@@ -34,12 +40,26 @@ class DIS:
     refinement_iterations: int = 5
     """Steps of the variational refinement after each scale."""
 
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("finest_scale", 0),
+            ("patch_size", 4),
+            ("patch_stride", 1),
+            ("descent_iterations", 1),
+            ("refinement_iterations", 0),
+        ):
+            _at_least(self.name, name, getattr(self, name), least)
+
 
 @dataclass(frozen=True, slots=True)
 class CLG:
-    """Horn and Schunck in the combined local-global form of Bruhn, Weickert and Schnoerr (IJCV 2005, eq. 14).
+    """Horn and Schunck in the combined local-global form of Bruhn, Weickert and Schnoerr (IJCV 2005, section 3).
 
-    Both pictures are read as grey levels 0..255; the weights below are in that unit.
+    The quadratic form for two frames, in a pyramid with warping. Pictures are read as grey levels 0..255; the weights
+    below are in that unit.
+
+    Raises:
+        OptionError: a number that can't be.
     """
 
     name: str = field(default="clg", init=False)
@@ -56,6 +76,17 @@ class CLG:
     """How often, at each level, the second picture is warped back and the equations are linearised anew."""
     iterations: int = 25
     """Relaxation steps after each warp."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("alpha", 1e-3), ("rho", 0), ("sigma", 0), ("warps", 1), ("iterations", 1)):
+            _at_least(self.name, name, getattr(self, name), least)
+        if not 0.1 <= self.shrink <= 0.95:
+            raise OptionError(f"flow {self.name!r}: shrink is {self.shrink}; expected 0.1 to 0.95; 0.5 is the default")
+
+
+def _at_least(flow: str, name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise OptionError(f"flow {flow!r}: {name} is {value}; expected {least:g} or more; leave it out for the default")
 
 
 Method = DIS | CLG

@@ -152,6 +152,11 @@ def test_bad_methods_and_fields_are_refused():
         flow(np.zeros((32, 32), np.uint8), np.zeros((32, 32), np.uint8), "farneback")
     with pytest.raises(OptionError, match="no parameter 'lambda'; expected some of alpha"):
         named("clg", **{"lambda": 1})
+    for name, wrong in (("clg", {"shrink": 1.0}), ("clg", {"alpha": 0.0}), ("clg", {"rho": float("nan")})):
+        with pytest.raises(OptionError, match=f"{next(iter(wrong))} is .*; expected"):
+            named(name, **wrong)
+    with pytest.raises(OptionError, match="patch_stride is 0; expected 1 or more"):
+        named("dis", patch_stride=0)
     for field in (np.zeros((4, 4), np.float32), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 2), int), None):
         with pytest.raises(FrameError, match="float32 \\(H, W, 2\\)"):
             flow_image(field)
