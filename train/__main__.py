@@ -29,7 +29,7 @@ from train.loop import Settings, train
 from train.metrics import summarise
 from train.models import FAMILIES, Family
 from train.paper import Row, listing, plan
-from train.protocols import parse_protocol
+from train.protocols import aligned, parse_protocol
 from train.recipe import Recipe
 from train.report import Result, summary
 from train.stages import predict as logits_of
@@ -106,6 +106,9 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the corpus' loader"
     )
+    command.add_argument(
+        "--onsets", action="store_true", help="make clips of still faces (SYNTHETIC motion; conv_lstm)"
+    )
     command.add_argument("--stills-each", type=int, metavar="N", help="pictures taken from each video of single faces")
 
 
@@ -162,7 +165,7 @@ def _given(options: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
 def _source(options: argparse.Namespace) -> Source:
     labels = tuple(options.labels.split(",")) if options.labels else ()
     corpus = options.corpus or detect(options.data)
-    return Source(corpus, labels, dict(_option(text) for text in options.option), options.stills_each)
+    return Source(corpus, labels, dict(_option(text) for text in options.option), options.stills_each, options.onsets)
 
 
 def _preparation(options: argparse.Namespace, recipe: Recipe) -> Preparation:
@@ -237,12 +240,15 @@ def _crossval(options: argparse.Namespace) -> int:
     protocol = parse_protocol(options.protocol)
     config, recipe = _configured(family, options, classes=7)
     preparation = _preparation(options, recipe)
-    loaded = _load(_source(options), options.data, family, config, preparation)
+    source = _source(options)
+    loaded = _load(source, options.data, family, config, preparation)
     config = replace(config, classes=len(loaded.examples.names))
     other = None
     if options.test_on:
         name, root = _corpus(options.test_on)
-        other = _load(Source(name, loaded.examples.names), root, family, config, preparation)
+        other = _load(Source(name, source.labels), root, family, config, preparation)
+        names = aligned(loaded.examples, other.examples, common=options.common)[0].names
+        config = replace(config, classes=len(names))
     print(f"{_size(family, config)}; {len(loaded.examples):,} examples, {protocol.text}{_marked(loaded.examples)}")
     _warn(family, options)
     with connected(options.cluster) as map_folds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from edge.errors import EdgeError, MissingPackageError
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """The signature of ``map`` with one sequence."""
+
+REACH_S = 5.0
+"""A cluster that does not take a connection within this time is not there."""
 
 RETRIES = 3
 """How often a fold is started again after its worker died. A fold that raised is not: it would raise again."""
@@ -48,8 +52,11 @@ def connected(address: str | None, *, cpus_each: float = 1.0) -> Iterator[Map]:
             except ConnectionError:
                 ray.init(include_dashboard=False, **quiet)
         else:
+            # Ray itself waits for minutes before it gives up.
+            host, _, port = address.rpartition("://")[2].rpartition(":")
+            socket.create_connection((host, int(port)), REACH_S).close()
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ClusterError(
             f"no Ray cluster answers at {address} ({reason}); start one with `ray start --head`, or type --cluster auto"
@@ -64,6 +71,9 @@ def connected(address: str | None, *, cpus_each: float = 1.0) -> Iterator[Map]:
             done, waiting = ray.wait(waiting)
             try:
                 yield ray.get(done[0])
+            except ray.exceptions.RayTaskError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise ClusterError(f"a worker can't run a fold ({reason}); is this package installed there?") from error
             except ray.exceptions.RayError as error:
                 reason = str(error).splitlines()[0]
                 raise ClusterError(

@@ -15,7 +15,7 @@ import numpy as np
 from edge.bundle import InputSpec
 from train.datasets import PICTURES, CorpusError, find
 from train.examples import Examples
-from train.models.family import Family
+from train.models import FAMILIES, Family
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Source:
     """The loader's own."""
     stills: int | None = None
     """For networks of single faces: how many pictures around the middle of each sequence become examples."""
+    onsets: bool = False
+    """For networks of grey clips: make clips of the corpus' still faces, their motion made up (:mod:`train.onset`)."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def load_examples(
     """
     preparation = preparation or Preparation()
     inputs = family.inputs(config)
+    if source.onsets:
+        return _onsets(source, root, inputs, preparation)
     if source.corpus in PICTURES and [spec.kind for spec in inputs] == ["face"]:
         return _pictures(source, root, inputs[0])
     corpus = find(source.corpus, root, **source.options)
@@ -107,6 +111,33 @@ def load_examples(
         stills=source.stills or 1,
     )
     return Loaded(prepared.examples, corpus.report(), corpus.reasons, prepared.failed)
+
+
+def _onsets(source: Source, root: Path, inputs: tuple[InputSpec, ...], preparation: Preparation) -> Loaded:
+    """Clips made of still faces; the neutral shape is the training part's, for every part."""
+    (spec,) = inputs if len(inputs) == 1 else (None,)
+    if spec is None or spec.kind != "clip" or spec.channels != 1:
+        raise CorpusError(
+            "onsets are grey clips without flow images; expected the family conv_lstm; leave --onsets out"
+        )
+    from train.onset import neutral_shapes, onsets  # needs dlib
+
+    cspp = FAMILIES["cspp"]
+    loaded = load_examples(replace(source, onsets=False), root, cspp, cspp.config(), preparation)
+    splits = [name for name in ("train", "val", "test") if name in loaded.examples.splits]
+    parts = [part(loaded.examples, name) for name in splits] or [loaded.examples]
+    neutral = neutral_shapes(parts[0], progress=True)
+    made = [
+        onsets(faces, spec.shape[1], (spec.height, spec.width), preparation.seed, neutral=neutral) for faces in parts
+    ]
+    examples = made[0].examples
+    for other in made[1:]:
+        examples = joined(examples, other.examples)
+    failed = sum(one.skipped for one in made)
+    report = (
+        f"{loaded.report}\n  {len(examples):,} SYNTHETIC onset clips made of them, {failed:,} faces could not be marked"
+    )
+    return replace(loaded, examples=examples, report=report)
 
 
 def detect(root: Path) -> str:
