@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from edge import check
-from edge.bundle import Bundle, Manifest, OutputSpec, write
+from edge.bundle import Bundle, InputSpec, Manifest, OutputSpec, write
 from edge.engine import open_engine
 from edge.errors import EdgeError
 from edge.faces.detect import FaceDetector
@@ -22,6 +22,7 @@ from export.accuracy import measure
 from export.golden import golden_vectors
 from export.to_onnx import ExportError, to_onnx
 from train.checkpoint import Checkpoint, load
+from train.models.dam_cnn import DAMCNN
 
 TOLERANCES = {
     # In the tensor's unit, standard deviations of the crop: two grey levels of a crop with ordinary contrast. Vector
@@ -71,7 +72,7 @@ def export(checkpoint: Checkpoint, out: Path, *, name: str | None = None, evalua
     Raises:
         EdgeError: the graph is not the network, a golden vector is not reproduced, or ``out`` can't be written.
     """
-    network, inputs = checkpoint.network(), checkpoint.inputs
+    network, inputs = _exportable(checkpoint)
     outputs = (OutputSpec("logits", (1, len(checkpoint.labels)), "float32"),)
     graph = to_onnx(network, inputs, outputs)
     golden = golden_vectors(network, inputs[0], checkpoint.labels)
@@ -94,7 +95,7 @@ def export(checkpoint: Checkpoint, out: Path, *, name: str | None = None, evalua
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
         },
         licence=LICENCES.get(checkpoint.corpus, "As the corpus it was trained on."),
-        metrics={held_out: {**checkpoint.held_out, "count": int(checkpoint.held_out["count"])}},
+        metrics={held_out: dict(checkpoint.held_out)} if checkpoint.held_out else {},
     )
     members = {"model.fp32.onnx": graph}
     if evaluate is not None:
@@ -105,6 +106,28 @@ def export(checkpoint: Checkpoint, out: Path, *, name: str | None = None, evalua
             figures = measure(trial, open_engine(trial), checkpoint.corpus, evaluate)
         manifest = replace(manifest, metrics={**manifest.metrics, f"{checkpoint.corpus} test part": figures})
     return write(out, manifest, members, golden, verify=[_same_as(network), _replays])
+
+
+def _exportable(checkpoint: Checkpoint) -> tuple[torch.nn.Module, tuple[InputSpec, ...]]:
+    """The network as it runs, and its inputs.
+
+    Raises:
+        ExportError: a family whose bundles this version can't make, or a run that has stages left.
+    """
+    inputs = checkpoint.inputs
+    if [spec.kind for spec in inputs] != ["face"]:
+        kinds = ", ".join(spec.kind for spec in inputs)
+        raise ExportError(
+            f"{checkpoint.family} eats {kinds}; this version makes bundles of families that eat one face: cspp, dam_cnn"
+        )
+    if not checkpoint.complete:
+        raise ExportError(
+            f"the checkpoint is from stage {checkpoint.stage!r}, and others follow; finish the run with --resume first"
+        )
+    network = checkpoint.network()
+    if isinstance(network, DAMCNN) and network.mpvs is not None:
+        network = network.inference()  # the decoders never leave the desktop
+    return network, inputs
 
 
 def _same_as(network: torch.nn.Module) -> Callable[[Bundle], None]:

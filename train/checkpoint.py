@@ -37,6 +37,8 @@ class Checkpoint:
     """Whether what it learnt from was made up (see :mod:`train.onset`)."""
     stage: str
     """The stage it comes from."""
+    complete: bool
+    """Whether that is the run's last stage: what comes of an earlier one is no classifier yet."""
     epoch: int
     """Epochs finished."""
     weights: dict[str, torch.Tensor]

@@ -132,3 +132,51 @@ def test_the_shipped_bundle_gives_its_own_number(shared):
     claimed = bundle.manifest.metrics["fer2013 test part"]
     assert figures["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
     assert figures["accuracy"] >= 0.60
+
+
+def test_families_that_this_version_cannot_bundle(tmp_path, capsys):
+    from train.models.conv_lstm import Config as ClipConfig
+
+    config = ClipConfig(classes=7, side=16, filters=2, units=2)
+    weights = FAMILIES["conv_lstm"].build(config).state_dict()
+    stored = checkpoint.Checkpoint(
+        "conv_lstm",
+        checkpoint.plain(config),
+        {},
+        tuple("abcdefg"),
+        "toy",
+        False,
+        "supervised",
+        True,
+        1,
+        weights,
+        {},
+        1.0,
+        0.0,
+        {},
+    )
+    stored.save(tmp_path / "clip.pt")
+    assert main([str(tmp_path / "clip.pt"), "--out", str(tmp_path / "b")]) == 2
+    assert "conv_lstm eats clip; this version makes bundles of families that eat one face" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_dam_cnn_leaves_its_decoders_at_home(tmp_path, capsys):
+    from train.models.dam_cnn import Config as DamConfig
+
+    torch.manual_seed(0)
+    config = DamConfig(classes=7, decoders=2, width=1 / 64)
+    network = FAMILIES["dam_cnn"].build(config)
+    labels = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    facts = ("dam_cnn", checkpoint.plain(config), {}, labels, "toy", False)
+    half = checkpoint.Checkpoint(*facts, "serd", False, 1, network.state_dict(), {}, 1.0, 0.0, {})
+    half.save(tmp_path / "half.pt")
+    assert main([str(tmp_path / "half.pt"), "--out", str(tmp_path / "b")]) == 2
+    assert "from stage 'serd', and others follow; finish the run with --resume" in capsys.readouterr().err
+    whole = checkpoint.Checkpoint(*facts, "multi-path", True, 1, network.state_dict(), {}, 1.0, 0.0, {})
+    whole.save(tmp_path / "whole.pt")
+    assert main([str(tmp_path / "whole.pt"), "--out", str(tmp_path / "b")]) == 0
+    bundle = Bundle.open(tmp_path / "b")
+    decoders = sum(p.numel() for p in network.mpvs.decoders.parameters())
+    assert bundle.manifest.data["parameters"] == sum(p.numel() for p in network.parameters()) - decoders
+    assert edge_main(["check", str(tmp_path / "b")]) == 0
