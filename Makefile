@@ -51,5 +51,5 @@ $(RUNTIME)/.installed-test: $(RUNTIME)/.installed
 $(DESKTOP)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(DESKTOP)
 	$(DESKTOP)/bin/python $(PIP) "$(TORCH)"
-	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,test,lint]"
+	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,cluster,test,lint]"
 	touch $@

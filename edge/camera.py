@@ -10,77 +10,18 @@ from __future__ import annotations
 
 import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import cv2
 import numpy as np
 
-from edge.errors import FrameError, SourceError
+from edge.errors import SourceError
+from edge.source import DEFAULT_FPS, Source, read_picture
 from edge.types import Frame, Image
 
 SCHEMES = ("file", "dir", "v4l2", "synthetic")
-SMALLEST = 16
-"""A frame with a shorter side, in pixels, can't hold a face."""
-
-DEFAULT_FPS = 25.0
-"""Assumed where a source has no frame rate of its own."""
-
-
-def check_frame(image: object) -> Image:
-    """The picture itself, if it is one.
-
-    Raises:
-        FrameError: not a BGR uint8 array of shape (H, W, 3), or smaller than 16x16.
-    """
-    expected = "expected a BGR picture: a uint8 array of shape (H, W, 3)"
-    if not isinstance(image, np.ndarray):
-        raise FrameError(f"frame is a {type(image).__name__}; {expected}")
-    if image.size == 0:
-        raise FrameError(f"frame is empty, shape {image.shape}; {expected}")
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
-        raise FrameError(f"frame is grey, shape {image.shape}; {expected}: cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)")
-    if image.ndim == 3 and image.shape[2] == 4:
-        raise FrameError(f"frame has 4 channels; {expected}: cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)")
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise FrameError(f"frame has shape {image.shape}; {expected}")
-    if image.dtype != np.uint8:
-        raise FrameError(f"frame has dtype {image.dtype}; {expected}: values 0..255, frame.astype('uint8')")
-    if min(image.shape[:2]) < SMALLEST:
-        raise FrameError(f"frame is {image.shape[1]}x{image.shape[0]} pixels; expected {SMALLEST}x{SMALLEST} or larger")
-    return image
-
-
-class Source(ABC):
-    """Frames in order. Use it on one thread; :meth:`close` may be called from another, and twice."""
-
-    live: ClassVar[bool] = False
-    """Whether the world goes on while nobody reads."""
-    follows: ClassVar[bool] = True
-    """Whether each frame surely continues the one before, so that a face is sought where it was."""
-
-    def __init__(self, name: str, fps: float) -> None:
-        self.name = name
-        """As messages call it."""
-        self.fps = fps
-        """Nominal frames a second."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[Frame]:
-        """Frames until the end.
-
-        Raises:
-            SourceError: a frame can't be read that should be there.
-        """
-
-    def close(self) -> None:  # noqa: B027 - most sources hold nothing that needs it
-        """Release the device or file."""
-
-    def _media_frame(self, index: int, image: Image) -> Frame:
-        return Frame(index, round(index * 1e9 / self.fps), image, time.monotonic_ns())
 
 
 class PictureSource(Source):
@@ -181,35 +122,6 @@ class CameraSource(Source):
     def close(self) -> None:
         """Release the camera."""
         self._capture.release()
-
-
-def read_picture(path: Path) -> Image:
-    """Read one whole picture file.
-
-    Raises:
-        SourceError: missing, empty, truncated, or not a picture.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"{path}: can't be read ({error.strerror})") from error
-    if not data:
-        raise SourceError(f"{path}: is empty; expected a picture")
-    if not _complete(data):
-        raise SourceError(f"{path}: the picture is truncated; copy it again")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise SourceError(f"{path}: not a picture that can be read; expected .jpg, .png or the like")
-    return np.asarray(image, np.uint8)
-
-
-def _complete(data: bytes) -> bool:
-    """Whether a JPEG or PNG has its end: decoders fill the missing rest of one with grey, which is made-up data."""
-    if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
-    if data.startswith(b"\x89PNG"):
-        return data.rfind(b"IEND") > 0
-    return True
 
 
 def open_source(source: str | int | os.PathLike[str]) -> Source:

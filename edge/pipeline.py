@@ -65,7 +65,7 @@ class Pipeline:
         """Everything about one frame.
 
         Args:
-            frame: checked by :func:`edge.camera.check_frame`.
+            frame: checked by :func:`edge.source.check_frame`.
         """
         now = frame.captured_ns
         spent = dict.fromkeys(STAGES, 0)

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge import check
 from edge.bundle import Bundle
-from edge.camera import Source, check_frame, open_source
+from edge.camera import open_source
 from edge.engine import open_engine
 from edge.errors import ClosedError, OptionError, StaleResultError
 from edge.faces.detect import FaceDetector
@@ -22,6 +22,7 @@ from edge.faces.landmarks import Landmarks
 from edge.mailbox import DropPolicy, Mailbox
 from edge.pipeline import Pipeline
 from edge.smooth import Smoothing
+from edge.source import Source, check_frame
 from edge.types import Frame, Result
 
 READ_AHEAD = 4

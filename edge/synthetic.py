@@ -14,7 +14,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from edge.camera import Source, read_picture
+from edge.source import Source, read_picture
 from edge.types import Frame, Image
 
 PORTRAIT = Path(__file__).parent / "demo" / "portrait.jpg"

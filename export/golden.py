@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from edge.bundle import InputSpec
-from edge.camera import read_picture
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.preprocess import face_crop, to_tensor
+from edge.source import read_picture
 from edge.synthetic import FACE, PORTRAIT
 from edge.types import Image, Points, Tensor
 from export.to_onnx import ExportError

@@ -35,7 +35,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def portrait() -> np.ndarray:
     """The portrait, BGR uint8 (512, 512, 3): one smiling face."""
-    from edge.camera import read_picture
+    from edge.source import read_picture
     from edge.synthetic import PORTRAIT
 
     return read_picture(PORTRAIT)

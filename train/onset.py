@@ -88,19 +88,6 @@ class Onsets:
     """Faces whose landmarks are implausible."""
 
 
-def onset_examples(
-    faces: Examples,
-    frames: int = 8,
-    size: tuple[int, int] = (64, 64),
-    seed: int = 0,
-    *,
-    neutral: Neutral | None = None,
-    progress: bool = True,
-) -> Examples:
-    """The examples of :func:`onsets`, for those who need no count of what was skipped."""
-    return onsets(faces, frames, size, seed, neutral=neutral, progress=progress).examples
-
-
 def onsets(
     faces: Examples,
     frames: int = 8,

@@ -35,7 +35,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from edge.bundle import InputSpec
-from edge.camera import DEFAULT_FPS, check_frame, open_source, read_picture
+from edge.camera import open_source
 from edge.errors import EdgeError, OptionError
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import MODELS, Landmarks
@@ -43,6 +43,7 @@ from edge.faces.track import Tracker
 from edge.flow import Method, flow_image, named
 from edge.flow import flow as motion
 from edge.preprocess import face_crop
+from edge.source import DEFAULT_FPS, check_frame, read_picture
 from edge.types import Box, Frame, Image, Points
 from train.datasets.errors import CorpusError
 from train.datasets.samples import Corpus, Sample, Skipped
@@ -65,10 +66,10 @@ MEMORY_MAPPED = 256 << 20
 BRIDGED_NS = 500_000_000
 """A face that is not found is taken to be where it was for this long (nanoseconds of media time) and no longer."""
 
-JITTER = 3 / (0.368 * 48)
-"""Standard deviation of the noise on each coordinate of each eye, as a share of the eyes' distance: 3 pixels in a crop
-of 48x48, in which the eyes are 0.368 of the side apart (Lopes et al. 2017 disturb by 3 pixels; the scale is our
-reading)."""
+JITTER = 3 / 90
+"""Standard deviation of the noise on each coordinate of each eye, as a share of the eyes' distance. Lopes et al. 2017
+disturb by 3 pixels; that these are pixels of CK+'s frames, where the eyes are about 90 apart, is our reading. In a crop
+of 48x48 it is 0.6 pixels, which turns it by about 3 degrees."""
 
 DARK = 80.0
 """A sequence is dark when the mean grey level of its first frame is under this; the papers do not say what dark is."""

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import edge
-from edge.camera import FolderSource, PictureSource, VideoSource, open_source, read_picture
+from edge.camera import FolderSource, PictureSource, VideoSource, open_source
+from edge.source import read_picture
 from edge.synthetic import SyntheticSource
 
 

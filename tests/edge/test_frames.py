@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import edge
-from edge.camera import check_frame
+from edge.source import check_frame
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from train.onset import (
     ease,
     neutral_shapes,
     onset,
-    onset_examples,
     onsets,
     plausible,
     start_shape,
@@ -221,7 +220,7 @@ def test_examples_of_onsets_say_what_they_are(faces):
 
 def test_the_seed_sets_the_pace_and_nothing_else(faces, landmarks):
     one, again, other = (
-        onset_examples(faces, size=(64, 64), seed=seed, progress=False).arrays["clip"] for seed in (0, 0, 1)
+        onsets(faces, size=(64, 64), seed=seed, progress=False).examples.arrays["clip"] for seed in (0, 0, 1)
     )
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
@@ -231,8 +230,8 @@ def test_the_seed_sets_the_pace_and_nothing_else(faces, landmarks):
 def test_a_face_has_the_same_clip_in_whatever_company(faces):
     """With the neutral shapes given, nothing of one example comes from another."""
     neutral = neutral_shapes(faces)
-    everyone = onset_examples(faces, neutral=neutral, progress=False).arrays["clip"]
-    few = onset_examples(faces.subset(np.array([0, 1])), neutral=neutral, progress=False).arrays["clip"]
+    everyone = onsets(faces, neutral=neutral, progress=False).examples.arrays["clip"]
+    few = onsets(faces.subset(np.array([0, 1])), neutral=neutral, progress=False).examples.arrays["clip"]
     assert np.array_equal(few, everyone[:2])
 
 

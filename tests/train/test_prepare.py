@@ -172,17 +172,17 @@ def test_jitter_disturbs_the_eyes_of_training_pictures_only(pictures, tmp_path):
     crops = examples.arrays["face"].astype(int)
     assert len({crop.tobytes() for crop in crops}) == 9
     # Moved by pixels, not replaced.
-    assert all(3 < np.abs(crops[i] - crops[0]).mean() < 60 for i in (1, 2, 3))
+    assert all(0.5 < np.abs(crops[i] - crops[0]).mean() < 60 for i in (1, 2, 3))
     same(run(data, FACE, Window(1), tmp_path / "again", jitter=3).examples, examples)
     other = run(data, FACE, Window(1), tmp_path, jitter=3, seed=1).examples
     assert not np.array_equal(other.arrays["face"], examples.arrays["face"])
 
 
 def test_the_size_of_the_jitter(monkeypatch):
-    """Three pixels of standard deviation where the eyes are 0.368 * 48 apart, on every coordinate."""
+    """Three pixels of standard deviation where the eyes are 90 apart, on every coordinate."""
     seen = []
     monkeypatch.setattr(module, "face_crop", lambda image, eyes, spec: seen.append(eyes) or image)
-    eyes = np.array([[100, 50], [100 + 2 * 0.368 * 48, 50]], np.float32)
+    eyes = np.array([[100, 50], [280, 50]], np.float32)
     module._jittered(np.zeros((9, 9, 3), np.uint8), eyes, FACE, 2000, np.random.default_rng(0))
     assert np.array_equal(seen[0], eyes)
     assert np.std(np.stack(seen[1:]) - eyes, axis=0) == pytest.approx(6, rel=0.06)

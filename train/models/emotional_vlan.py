@@ -32,7 +32,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edge.bundle import Alignment, InputSpec, Normalisation
+from edge.bundle import InputSpec
+from train.models.family import segment_inputs
 from train.models.trunks import AlexNet, scaled
 
 STREAMS = ("both", "spatial", "temporal")
@@ -183,19 +184,5 @@ def build(config: Config) -> VlanNetwork:
 
 
 def inputs(config: Config) -> tuple[InputSpec, ...]:
-    """What the network eats: a segment's crops, its flow images, or both, as the choice of streams asks.
-
-    The papers cut 150x110 pixels where the eyes are 55 apart and stretch that to 227x227; here the crop is square and
-    the face keeps its proportions. Crops are normalised as torchvision's ImageNet weights expect; flow images, 128
-    where nothing moves, to -1..1.
-    """
-    side, count = 227, config.length - 1
-    alignment = Alignment(left_eye=(0.28, 0.35), right_eye=(0.72, 0.35))
-    crops = Normalisation("fixed", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-    flows = Normalisation("fixed", mean=(128.0, 128.0, 128.0), std=(128.0, 128.0, 128.0))
-    shape = (1, count, 3, side, side)
-    clip = InputSpec("clip", "clip", shape, "float32", "rgb", "area", crops, alignment)
-    flow = InputSpec("flow", "flow", shape, "float32", "rgb", "area", flows, alignment)
-    return tuple(
-        spec for spec, wanted in ((clip, config.streams != "temporal"), (flow, config.streams != "spatial")) if wanted
-    )
+    """What the network eats: a segment's crops, its flow images, or both, as the choice of streams asks."""
+    return segment_inputs(config.length - 1, crops=config.streams != "temporal", motion=config.streams != "spatial")

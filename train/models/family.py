@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from edge.bundle import InputSpec
+from edge.bundle import Alignment, InputSpec, Normalisation
 from train.recipe import Recipe
 
 
@@ -47,3 +47,23 @@ class Family:
     """What an example of that configuration is."""
     recipes: Mapping[str, Recipe]
     """How to train it; ``paper`` is the paper's own."""
+
+
+def segment_inputs(count: int, *, crops: bool, motion: bool) -> tuple[InputSpec, ...]:
+    """A segment's face crops and its flow images, each 227x227 in three channels (Zhang et al. 2019, Pan et al. 2019).
+
+    The papers cut 150x110 pixels where the eyes are 55 apart and stretch that to 227x227; here the crop is square and
+    the face keeps its proportions. Crops are normalised as torchvision's ImageNet weights expect; flow images, 128
+    where nothing moves, to -1..1.
+
+    Args:
+        count: crops, and flow images, of a segment.
+        crops: whether crops are wanted.
+        motion: whether flow images are.
+    """
+    shape, alignment = (1, count, 3, 227, 227), Alignment(left_eye=(0.28, 0.35), right_eye=(0.72, 0.35))
+    colours = Normalisation("fixed", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+    flows = Normalisation("fixed", mean=(128.0, 128.0, 128.0), std=(128.0, 128.0, 128.0))
+    clip = InputSpec("clip", "clip", shape, "float32", "rgb", "area", colours, alignment)
+    flow = InputSpec("flow", "flow", shape, "float32", "rgb", "area", flows, alignment)
+    return tuple(spec for spec, wanted in ((clip, crops), (flow, motion)) if wanted)
