@@ -22,6 +22,7 @@ from edge.errors import (
     FrameError,
     MissingPackageError,
     OptionError,
+    OutputError,
     SourceError,
     StaleResultError,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "FrameError",
     "MissingPackageError",
     "OptionError",
+    "OutputError",
     "Recognizer",
     "Result",
     "Smoothing",
@@ -69,10 +71,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'edge' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+if not TYPE_CHECKING:  # else every misspelt name would pass for Any
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'edge' has no attribute {name!r}")
+        return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from edge.errors import BundleError, EdgeError
+from edge.arguments import BAD_INPUT, Parser
+from edge.errors import BundleError, EdgeError, OptionError
 
-EXIT_BAD_INPUT = 2
+if TYPE_CHECKING:
+    from edge.outputs.contract import Output
+
 EXIT_INTERRUPTED = 130
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what was wrong in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,24 +26,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # FFmpeg and OpenCV print their own view of a bad file; ours is one line and says what to do.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        status = command(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except EdgeError as error:
-        print(f"edge: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return _refuse(str(error))
+    except ModuleNotFoundError as error:
+        from edge.device import REMEDIES
+
+        name = {"cv2": "opencv"}.get(str(error.name), str(error.name))
+        return _refuse(f"{name} is not installed; type: {REMEDIES.get(name, f'pip install {name}')}")
     except BrokenPipeError:
         # The reader of our output has seen enough (`| head`). Python would complain once more while it exits.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return 0
+    except OSError as error:
+        _abandon_output()
+        return _refuse(f"output can't be written ({error.strerror}); make room, or write somewhere else")
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
 
+def _refuse(message: str) -> int:
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+    print(f"edge: {line}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _abandon_output() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="edge", description="Read facial expressions in real time.")
+    parser = Parser(prog="edge", description="Read facial expressions in real time.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="recognise the faces in a source", description="Recognise faces.")
@@ -74,14 +94,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from edge.outputs.contract import Output
+    from edge.outputs.contract import refuse_collisions
     from edge.outputs.jsonl import JsonLines
     from edge.outputs.summary import Summary
     from edge.outputs.video import AnnotatedVideo
     from edge.recognizer import Recognizer
 
     if options.max_frames is not None and options.max_frames < 1:
-        raise EdgeError(f"--max-frames {options.max_frames}: expected 1 or more")
+        raise OptionError(f"--max-frames {options.max_frames}: expected 1 or more")
     signal.signal(signal.SIGTERM, _interrupt)
     messages = sys.stderr if options.jsonl == "-" else sys.stdout
     with Recognizer(
@@ -93,13 +113,15 @@ def _run(options: argparse.Namespace) -> int:
         min_face=options.min_face,
     ) as recognizer:
         outputs: list[Output] = []
+        if options.jsonl is not None:
+            outputs.append(JsonLines(options.jsonl))
+        if options.video is not None:
+            outputs.append(AnnotatedVideo(options.video, recognizer.fps))
+        files = [output.file for output in outputs if isinstance(output, JsonLines | AnnotatedVideo)]
+        refuse_collisions(options.source, [file for file in files if file is not None])
+        outputs.append(Summary())
         whole = False
         try:
-            if options.jsonl:
-                outputs.append(JsonLines(options.jsonl))
-            if options.video:
-                outputs.append(AnnotatedVideo(options.video, recognizer.fps))
-            outputs.append(Summary())
             with contextlib.closing(_Progress(sys.stderr)) as progress:
                 try:
                     for count, (frame, result) in enumerate(recognizer.with_frames(), 1):
@@ -115,11 +137,23 @@ def _run(options: argparse.Namespace) -> int:
                     if not whole:
                         raise
         finally:
-            for output in outputs:
-                if message := output.finish(whole):
-                    with contextlib.suppress(BrokenPipeError):
-                        print(message, file=messages)
+            _finish(outputs, whole, messages)
     return 0
+
+
+def _finish(outputs: Sequence[Output], whole: bool, messages: TextIO) -> None:
+    """Close every output, also when one of them can't be kept; then say which."""
+    failure: EdgeError | None = None
+    for output in outputs:
+        try:
+            if message := output.finish(whole):
+                with contextlib.suppress(BrokenPipeError):
+                    print(message, file=messages)
+        except EdgeError as error:
+            failure = failure or error
+    # What went wrong before comes first: this is told only where nothing else is on its way out.
+    if failure is not None and sys.exc_info()[0] is None:
+        raise failure
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -152,7 +186,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     report, usable = screen()
     print(report)
-    return 0 if usable else EXIT_BAD_INPUT
+    return 0 if usable else BAD_INPUT
 
 
 def _interrupt(number: int, stack: object) -> None:

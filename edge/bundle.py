@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -39,6 +40,18 @@ PACKAGED = Path(__file__).parent / "bundles"
 
 MAX_MEMBER_BYTES = 2 << 30
 """No single file of a bundle may be larger (2 GiB is also ONNX's own limit for one protobuf)."""
+
+_DAMAGED = (
+    ValueError,
+    RecursionError,
+    RuntimeError,
+    NotImplementedError,
+    EOFError,
+    zlib.error,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+)
+"""What the readers of JSON, zip and npz raise of contents that are not what they should be."""
 
 KINDS = ("face",)
 COLOURS = {"grey": 1, "bgr": 3, "rgb": 3}
@@ -157,7 +170,7 @@ class Bundle:
         """Open a bundle by the name of a packaged one, or by the path of a folder or zip.
 
         Raises:
-            BundleError: not found, another schema, a missing, added or altered file, facts that contradict each other.
+            BundleError: not found, another schema, a missing or altered file, facts that contradict each other.
         """
         return _open(_locate(where))
 
@@ -190,8 +203,14 @@ def _locate(where: str | os.PathLike[str] | None) -> Path:
         return PACKAGED / DEFAULT
     if isinstance(where, str) and where in packaged():
         return PACKAGED / where
+    if not isinstance(where, str | os.PathLike) or not os.fspath(where):
+        raise BundleError(f"{where!r} is no bundle; give a folder or zip, or one of: {', '.join(packaged())}")
     path = Path(where)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{str(path)[:200]}: can't be read ({error}); choose another bundle") from error
+    if not there:
         raise BundleError(
             f"{path}: no such bundle; give a folder or zip with a {MANIFEST}, or one of: {', '.join(packaged())}"
         )
@@ -210,7 +229,17 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes]:
 
 def _zip_reader(archive: Path) -> Callable[[str], bytes]:
     # Members are read into memory and never unpacked to disk, so a path that climbs out has nowhere to go.
+    with zipfile.ZipFile(archive) as opened:
+        # `zip -r` of a folder puts the folder's name before every member's.
+        names = opened.namelist()
+        top = (
+            ""
+            if MANIFEST in names
+            else next((name[: -len(MANIFEST)] for name in names if name.endswith("/" + MANIFEST)), "")
+        )
+
     def read(member: str) -> bytes:
+        member = top + member
         with zipfile.ZipFile(archive) as opened:
             if opened.getinfo(member).file_size > MAX_MEMBER_BYTES:
                 raise BundleError(f"{archive}: {member} unpacks to more than {MAX_MEMBER_BYTES >> 30} GiB")
@@ -222,7 +251,7 @@ def _zip_reader(archive: Path) -> Callable[[str], bytes]:
 def _verified(where: Path, member: str, sha256: str, read: Callable[[str], bytes]) -> bytes:
     try:
         data = read(member)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, *_DAMAGED) as error:
         raise BundleError(f"{where}: {member} is missing or unreadable; export or install the bundle again") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise BundleError(
@@ -232,17 +261,19 @@ def _verified(where: Path, member: str, sha256: str, read: Callable[[str], bytes
 
 
 def _open(where: Path) -> Bundle:
-    if where.is_dir():
-        read = _folder_reader(where)
-    elif zipfile.is_zipfile(where):
-        read = _zip_reader(where)
-    else:
-        raise BundleError(f"{where}: not a bundle; expected a folder or a zip with a {MANIFEST}")
     try:
+        if where.is_dir():
+            read = _folder_reader(where)
+        elif where.is_file() and zipfile.is_zipfile(where):
+            read = _zip_reader(where)
+        else:
+            raise BundleError(f"{where}: not a bundle; expected a folder or a zip with a {MANIFEST}")
         document = json.loads(read(MANIFEST))
-    except (OSError, KeyError) as error:
+    except (FileNotFoundError, KeyError) as error:
         raise BundleError(f"{where}: no {MANIFEST} in it; expected a bundle made by `python -m export`") from error
-    except (ValueError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise BundleError(f"{where}: can't be read ({error.strerror}); choose another bundle") from error
+    except _DAMAGED as error:
         raise BundleError(f"{where}: {MANIFEST} is damaged ({error}); export or install the bundle again") from error
     manifest = _parse(document, where)
     for member in manifest.files:
@@ -252,7 +283,7 @@ def _open(where: Path) -> Bundle:
         # allow_pickle stays off: a golden file may come from a stranger.
         with np.load(io.BytesIO(_verified(where, GOLDEN, manifest.files[GOLDEN], read)), allow_pickle=False) as stored:
             golden = {key: stored[key] for key in stored.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (OSError, *_DAMAGED) as error:
         raise BundleError(f"{where}: {GOLDEN} can't be read ({error}); export or install the bundle again") from error
     _check_golden(golden, manifest, where)
     return Bundle(manifest, where, golden, read)
@@ -287,9 +318,10 @@ def _parse(document: Any, where: Path) -> Manifest:
             metrics=dict(document["metrics"]),
             files=dict(document["files"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = contradiction(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BundleError(f"{where}: {MANIFEST} lacks or garbles {error}; export the bundle again") from error
-    if problem := contradiction(manifest):
+    if problem:
         raise BundleError(f"{where}: {problem}; export the bundle again")
     return manifest
 
@@ -339,7 +371,11 @@ def contradiction(manifest: Manifest) -> str | None:
         return f"fixed normalisation needs {spec.channels} means and as many positive standard deviations"
     if spec.alignment.left_eye[0] >= spec.alignment.right_eye[0]:
         return "the left eye of the alignment must be left of the right one"
-    if not manifest.temperature > 0 or not 0 <= manifest.abstain_below <= 1:
+    if not spec.normalisation.min_std > 0:
+        return "min_std must be positive"
+    if not all(0 <= bound < 1 for bound in manifest.tolerances.values()):
+        return "tolerances must be within 0..1: a larger one lets anything pass"
+    if not 0 < manifest.temperature < 1000 or not 0 <= manifest.abstain_below <= 1:
         return "temperature must be positive and abstain_below within 0..1"
     listed = {GOLDEN, *manifest.graphs.values()}
     if not manifest.graphs or not listed <= set(manifest.files):
@@ -354,7 +390,7 @@ def contradiction(manifest: Manifest) -> str | None:
 
 
 def _check_golden(golden: Mapping[str, Tensor], manifest: Manifest, where: Path) -> None:
-    labels = tuple(str(label) for label in golden.get("labels", ()))
+    labels = tuple(str(label) for label in np.atleast_1d(golden.get("labels", ())))
     if labels != manifest.labels:
         raise BundleError(
             f"{where}: labels {list(manifest.labels)} are not the ones the golden vectors were made with "
@@ -364,6 +400,20 @@ def _check_golden(golden: Mapping[str, Tensor], manifest: Manifest, where: Path)
     wanted = {f"{part}/{case}" for part in ("picture", "eyes", "tensor") for case in cases} | {"no_face"}
     if not cases or not wanted <= set(golden):
         raise BundleError(f"{where}: {GOLDEN} lacks {', '.join(sorted(wanted - set(golden))) or 'every case'}")
+    (spec,), (output,) = manifest.inputs, manifest.outputs
+    forms: dict[str, tuple[tuple[int, ...], str]] = {
+        "eyes": ((2, 2), "float32"),
+        "tensor": (spec.shape, spec.dtype),
+        "logits": (output.shape, output.dtype),
+    }
+    for key, value in golden.items():
+        part = key.split("/", 1)[0]
+        if part in forms and (value.shape, value.dtype.name) != forms[part]:
+            raise BundleError(f"{where}: {GOLDEN} has {key} of {value.shape} {value.dtype}; expected {forms[part]}")
+        if part in ("picture", "no_face") and (value.ndim != 3 or value.dtype != np.uint8 or min(value.shape) < 3):
+            raise BundleError(f"{where}: {GOLDEN} has {key} of {value.shape} {value.dtype}; expected a BGR picture")
+        if part == "eyes" and np.ptp(value, axis=0).max() < 1:
+            raise BundleError(f"{where}: {GOLDEN} has {key} where both eyes are one point")
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -8,20 +8,24 @@ synthetic://             the demo: a real portrait moved in front of a synthetic
 
 from __future__ import annotations
 
+import numbers
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import cv2
 import numpy as np
 
-from edge.errors import SourceError
-from edge.source import DEFAULT_FPS, Source, read_picture
+from edge.errors import FrameError, SourceError
+from edge.source import DEFAULT_FPS, Source, check_frame, read_picture, readable
 from edge.types import Frame, Image
 
 SCHEMES = ("file", "dir", "v4l2", "synthetic")
+
+MOTION_JPEG = (".mjpeg", ".mjpg")
+"""Files of many JPEGs, which begin like a picture."""
 
 
 class PictureSource(Source):
@@ -47,21 +51,26 @@ class FolderSource(Source):
         super().__init__(str(path), fps)
         if not path.is_dir():
             raise SourceError(f"{path}: no such folder; give a folder of pictures, or a file with file://")
-        self._paths = sorted(file for file in path.iterdir() if file.is_file() and cv2.haveImageReader(str(file)))
+        self._paths = sorted(file for file in path.iterdir() if file.is_file() and cv2.haveImageReader(readable(file)))
         if not self._paths:
             raise SourceError(f"{path}: no picture in this folder; expected files such as .jpg or .png")
 
     def __iter__(self) -> Iterator[Frame]:
         """One frame a picture."""
         for index, path in enumerate(self._paths):
-            yield self._media_frame(index, read_picture(path))
+            try:
+                image = check_frame(read_picture(path))
+            except FrameError as error:
+                raise SourceError(f"{path}: {error}") from error
+            yield self._media_frame(index, image)
 
 
 class VideoSource(Source):
     """A video file, every frame of it."""
 
     def __init__(self, path: Path) -> None:
-        self._capture = cv2.VideoCapture(str(path))
+        # Made absolute, since FFmpeg takes what stands before a colon for a protocol.
+        self._capture = cv2.VideoCapture(readable(path.absolute()))
         fps = self._capture.get(cv2.CAP_PROP_FPS) if self._capture.isOpened() else 0.0
         super().__init__(str(path), fps if 0 < fps < 1000 else DEFAULT_FPS)
         self._promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if self._capture.isOpened() else 0
@@ -130,9 +139,18 @@ def open_source(source: str | int | os.PathLike[str]) -> Source:
     Raises:
         SourceError: it isn't there, can't be read, or the URI is not understood.
     """
-    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal()):
+    if isinstance(source, numbers.Integral) or (isinstance(source, str) and source.isdecimal()):
         return CameraSource(f"/dev/video{int(source)}")
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        raise SourceError(f"{source!r} is no source; expected a path, a URI such as file://, or a camera's number")
     text = os.fspath(source)
+    try:
+        return _open_text(text)
+    except OSError as error:
+        raise SourceError(f"{text[:200]}: can't be opened ({error.strerror}); choose another source") from error
+
+
+def _open_text(text: str) -> Source:
     if "://" not in text:
         return _open_path(Path(text))
     scheme, _, rest = text.partition("://")
@@ -144,15 +162,17 @@ def open_source(source: str | int | os.PathLike[str]) -> Source:
     if scheme == "file":
         path = Path(rest)
         return _open_path(path if path.exists() else Path(unquote(rest)))
-    parts = urlsplit("//" + rest) if scheme == "synthetic" else urlsplit(rest)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    place, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
     if scheme == "synthetic":
+        if place:
+            raise SourceError(f"{text}: synthetic:// takes options alone, as synthetic://?frames=100")
         from edge.synthetic import SyntheticSource
 
         return SyntheticSource(**_numbers(text, options, SyntheticSource.OPTIONS))
     if scheme == "dir":
-        return FolderSource(Path(unquote(parts.path)), **_numbers(text, options, {"fps": DEFAULT_FPS}))
-    return CameraSource(unquote(parts.path))
+        return FolderSource(Path(unquote(place)), **_numbers(text, options, {"fps": DEFAULT_FPS}))
+    return CameraSource(unquote(place))
 
 
 def _open_path(path: Path) -> Source:
@@ -164,7 +184,9 @@ def _open_path(path: Path) -> Source:
         raise SourceError(f"{path}: no such file or folder; give a video, a picture, a folder of pictures or a camera")
     if path.stat().st_size == 0:
         raise SourceError(f"{path}: is empty; expected a video or a picture")
-    if cv2.haveImageReader(str(path)):
+    name = readable(path)
+    moving = path.suffix.lower() in MOTION_JPEG
+    if cv2.haveImageReader(name) and not moving and cv2.imcount(name) <= 1:
         return PictureSource(path)
     return VideoSource(path)
 

@@ -69,7 +69,7 @@ def require(bundle: Bundle, findings: Iterable[Finding]) -> None:
         if not finding.passed:
             raise BundleError(
                 f"{bundle.where}: golden vectors are not reproduced here ({finding.what}: {finding.detail}); "
-                "type: edge check, and export the bundle again"
+                f"type: edge check {bundle.where}, and export the bundle again"
             )
 
 

@@ -33,6 +33,15 @@ class Machine:
 
 PACKAGES = ("numpy", "opencv", "dlib", "face_recognition_models", "onnxruntime", "tensorrt", "pycuda")
 
+REMEDIES = {
+    "numpy": "pip install numpy",
+    "opencv": "pip install opencv-python-headless",
+    "dlib": "pip install dlib-bin",
+    "face_recognition_models": "pip install face_recognition_models",
+    "onnxruntime": "pip install onnxruntime",
+}
+"""What to type for a package that the runtime can't do without."""
+
 _DISTRIBUTIONS = {
     "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
     "dlib": ("dlib-bin", "dlib"),

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from edge.bundle import Bundle, packaged
-from edge.device import Machine, describe
-from edge.engine import open_engine
+from edge.device import REMEDIES, Machine, describe
 from edge.errors import EdgeError
-from edge.faces.landmarks import MODELS, model_path
-
-REMEDIES = {
-    "numpy": "pip install numpy",
-    "opencv": "pip install opencv-python-headless",
-    "dlib": "pip install dlib-bin",
-    "face_recognition_models": "pip install face_recognition_models",
-    "onnxruntime": "pip install onnxruntime",
-}
-"""What to type for a package that the runtime can't do without."""
 
 
 def screen(machine: Machine | None = None) -> tuple[str, bool]:
@@ -35,21 +23,31 @@ def screen(machine: Machine | None = None) -> tuple[str, bool]:
             lines.append(f"  ok  {name} {version}")
         elif name in REMEDIES:
             lines.append(f"  NO  {name}: type {REMEDIES[name]}")
+    missing = [name for name in REMEDIES if machine.packages.get(name) is None]
+    if {"numpy", "opencv"} & set(missing):
+        # Nothing further can be looked at without these two.
+        return "\n".join(lines), False
+    from edge.bundle import Bundle, packaged
+    from edge.engine import open_engine
+    from edge.faces.landmarks import MODELS, model_path
+
+    marked = False
     for model in MODELS:
         try:
             model_path(model)
             lines.append(f"  ok  landmarks {model}")
+            marked = True
         except EdgeError as error:
             lines.append(f"  NO  landmarks {model}: {error}")
     lines.append("")
-    usable = False
+    runs = False
     for backend in ("onnxruntime", "tensorrt"):
         try:
             engine = open_engine(Bundle.open(), backend)
             engine.close()
             lines.append(f"  ok  backend {backend} ({engine.precision})")
-            usable = True
+            runs = True
         except EdgeError as error:
             lines.append(f"  NO  backend {backend}: {error}")
     lines.append(f"  --  bundles in the package: {', '.join(packaged()) or 'none'}")
-    return "\n".join(lines), usable
+    return "\n".join(lines), runs and marked and not missing

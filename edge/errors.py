@@ -35,6 +35,10 @@ class MissingPackageError(EdgeError, ImportError):
     """A package that is not installed; the message names what to install."""
 
 
+class OutputError(EdgeError):
+    """Something written that can't be kept, as on a full disk."""
+
+
 class StaleResultError(EdgeError):
     """No result is fresh enough; nothing older is ever handed out in its place."""
 

@@ -73,7 +73,7 @@ class Mailbox(Generic[T]):
                 self._changed.notify_all()
                 return item
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)
             return None
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ class Pipeline:
         detector: finds faces.
         landmarks: marks their eyes.
         smoothing: how calm the output is.
-        always_search: search the whole of every frame (for pictures that do not follow one another).
+        always_search: for pictures that do not follow one another: search the whole of each, and know nobody again.
         clock: nanoseconds, for timings alone.
     """
 
@@ -78,6 +78,8 @@ class Pipeline:
 
         grey = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8)
         boxes = self._find(grey, now)
+        if self._always_search:
+            self._tracker.tracks.clear()  # another picture, other people
         tracks = self._tracker.update(boxes, now)
         self._known = boxes
         lap("detect")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
 from edge import check
 from edge.bundle import Bundle
 from edge.camera import open_source
-from edge.engine import open_engine
+from edge.engine import Engine, open_engine
 from edge.errors import ClosedError, OptionError, StaleResultError
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
@@ -69,17 +72,19 @@ class Recognizer:
         source: str | int | os.PathLike[str] | None = None,
         *,
         bundle: str | os.PathLike[str] | None = None,
-        backend: str = "auto",
-        precision: str = "auto",
-        landmarks: str = "68",
+        backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto",
+        precision: Literal["auto", "fp32", "fp16", "int8"] = "auto",
+        landmarks: Literal["68", "5"] = "68",
         min_face: int | None = None,
         smoothing: Smoothing | None = None,
-        drop: DropPolicy | str | None = None,
+        drop: DropPolicy | Literal["wait", "drop_oldest"] | None = None,
     ) -> None:
+        if not isinstance(smoothing, Smoothing | None):
+            raise OptionError(f"smoothing is {smoothing!r}; expected an edge.Smoothing")
         self._source: Source | None = None if source is None else open_source(source)
         apart = self._source is not None and not self._source.follows
         try:
-            self.policy = _policy(drop, self._source)
+            self.policy, self._asked_to_wait = _policy(drop, self._source), drop is not None
             self.bundle = Bundle.open(bundle)
             self.engine = open_engine(self.bundle, backend, precision)
             check.require(self.bundle, check.check_preprocessing(self.bundle))
@@ -97,10 +102,10 @@ class Recognizer:
                 self._source.close()
             raise
         self._one_at_a_time = threading.Lock()
-        self._mailbox: Mailbox[Frame] | None = None
-        self._threads: list[threading.Thread] = []
-        self._stop = threading.Event()
+        self._running = _Running(self._source, self.engine)
         self._newest = _Newest()
+        # Whoever forgets to close leaves no thread behind, be it that the recognizer is dropped or that Python ends.
+        self._finalizer = weakref.finalize(self, self._running.close)
         self._use: str | None = None
         self._next_index = 0
         self._last_captured_ns: int | None = None
@@ -124,7 +129,7 @@ class Recognizer:
         picture = check_frame(image)
         self._begin("process")
         with self._one_at_a_time:
-            now = time.monotonic_ns() if captured_ns is None else captured_ns
+            now = time.monotonic_ns() if captured_ns is None else _nanoseconds(captured_ns)
             if self._last_captured_ns is not None and now < self._last_captured_ns:
                 raise OptionError(
                     f"captured_ns {now} is before the last frame's {self._last_captured_ns}; it may not go back"
@@ -145,16 +150,21 @@ class Recognizer:
 
         Raises:
             SourceError: the source can't be read any further; results up to then have been given.
+            ClosedError: closed from elsewhere before the end of a file.
         """
         source = self._begin("iterate")
-        mailbox: Mailbox[Frame] = Mailbox(READ_AHEAD if self.policy is DropPolicy.WAIT else 1, self.policy)
-        self._mailbox = mailbox
-        self._spawn("edge-read", self._read, source, mailbox, False)
+        drops = self.policy is DropPolicy.DROP_OLDEST
+        mailbox: Mailbox[Frame] = Mailbox(1 if drops else READ_AHEAD, self.policy)
+        # A file that may drop frames is played at its own speed: else nearly all would be dropped.
+        self._running.start(mailbox, "edge-read", _read, source, mailbox, drops and not source.live)
         try:
             while (frame := mailbox.get()) is not None:
                 yield frame, self._pipeline.process(frame)
         finally:
             mailbox.close()
+        if self._use == "closed" and not source.live:
+            # Closing is how one ends a camera's loop; of a file it must not look like the end.
+            raise ClosedError(f"{source.name}: the recognizer was closed before the end")
 
     @property
     def live(self) -> bool:
@@ -169,7 +179,7 @@ class Recognizer:
     @property
     def dropped(self) -> int:
         """Frames read but never processed, because newer ones had arrived."""
-        return 0 if self._mailbox is None else self._mailbox.dropped
+        return 0 if self._running.mailbox is None else self._running.mailbox.dropped
 
     # -- the newest result, for a control loop ------------------------------------------------------------------------
 
@@ -187,18 +197,19 @@ class Recognizer:
             EdgeError: what stopped the watching, for example an unplugged camera.
         """
         if self._use != "latest":
+            if self.policy is DropPolicy.WAIT and self._asked_to_wait:
+                raise OptionError("latest gives the newest result and drops what is older; leave drop='wait' out")
             source = self._begin("latest")
             mailbox: Mailbox[Frame] = Mailbox(1, DropPolicy.DROP_OLDEST)
-            self._mailbox = mailbox
-            self._spawn("edge-read", self._read, source, mailbox, not source.live)
-            self._spawn("edge-watch", self._watch, mailbox)
+            self._running.start(mailbox, "edge-read", _read, source, mailbox, not source.live)
+            self._running.start(mailbox, "edge-watch", _watch, mailbox, self._pipeline, self._newest)
             self._newest.wait(START_TIMEOUT_S)
         self._begin("latest")
         result, read_ns = self._newest.get()
         if result is None:
             raise StaleResultError("no result yet; the first frame is still awaited")
         age_ms = (time.monotonic_ns() - read_ns) / 1e6
-        if age_ms > max_age_ms:
+        if not age_ms <= max_age_ms:  # so that NaN is refused too
             ended = ": the source has ended" if self._newest.ended else ""
             raise StaleResultError(f"newest result is {age_ms:.0f} ms old, allowed {max_age_ms:.0f} ms{ended}")
         return result
@@ -208,15 +219,7 @@ class Recognizer:
     def close(self) -> None:
         """Stop watching and release the source and the engine. May be called twice and from any thread."""
         self._use = "closed"
-        self._stop.set()
-        if self._mailbox is not None:
-            self._mailbox.close()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(JOIN_TIMEOUT_S)
-        if self._source is not None:
-            self._source.close()
-        self.engine.close()
+        self._finalizer()
 
     def __enter__(self) -> Recognizer:
         return self
@@ -239,35 +242,61 @@ class Recognizer:
         self._use = use
         return self._source  # type: ignore[return-value]  # None only for process, which doesn't look
 
-    def _spawn(self, name: str, target: object, *arguments: object) -> None:
-        thread = threading.Thread(name=name, target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+
+class _Running:
+    """What must be stopped. It knows nothing of the recognizer, so that one that is dropped can be collected."""
+
+    def __init__(self, source: Source | None, engine: Engine) -> None:
+        self._source, self._engine = source, engine
+        self._threads: list[threading.Thread] = []
+        self.stop = threading.Event()
+        self.mailbox: Mailbox[Frame] | None = None
+
+    def start(self, mailbox: Mailbox[Frame], name: str, target: Callable[..., None], *arguments: object) -> None:
+        self.mailbox = mailbox
+        thread = threading.Thread(name=name, target=target, args=(self.stop, *arguments), daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _read(self, source: Source, mailbox: Mailbox[Frame], paced: bool) -> None:
-        try:
-            begun = time.monotonic_ns()
-            for frame in source:
-                image = check_frame(frame.image)
-                if paced:
-                    if self._stop.wait(max(0, begun + frame.captured_ns - time.monotonic_ns()) / 1e9):
-                        break
-                    frame = replace(frame, image=image, read_ns=time.monotonic_ns())
-                if not mailbox.put(frame):
-                    break
-        except BaseException as error:
-            mailbox.end(error)
-        else:
-            mailbox.end()
+    def close(self) -> None:
+        self.stop.set()
+        if self.mailbox is not None:
+            self.mailbox.close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(JOIN_TIMEOUT_S)
+        if self._source is not None:
+            self._source.close()
+        self._engine.close()
 
-    def _watch(self, mailbox: Mailbox[Frame]) -> None:
-        try:
-            while (frame := mailbox.get()) is not None:
-                self._newest.put(self._pipeline.process(frame), frame.read_ns)
-        except BaseException as error:
-            self._newest.end(error)
-        else:
-            self._newest.end(None)
+
+def _read(stop: threading.Event, source: Source, mailbox: Mailbox[Frame], paced: bool) -> None:
+    """A thread: frames from the source into the mailbox, at the source's own speed where ``paced``."""
+    try:
+        begun = time.monotonic_ns()
+        for frame in source:
+            check_frame(frame.image)
+            if paced:
+                if stop.wait(max(0, begun + frame.captured_ns - time.monotonic_ns()) / 1e9):
+                    break
+                frame = replace(frame, read_ns=time.monotonic_ns())
+            if not mailbox.put(frame):
+                break
+    except BaseException as error:
+        mailbox.end(error)
+    else:
+        mailbox.end()
+
+
+def _watch(stop: threading.Event, mailbox: Mailbox[Frame], pipeline: Pipeline, newest: _Newest) -> None:
+    """A thread: the newest frame's result."""
+    try:
+        while (frame := mailbox.get()) is not None:
+            newest.put(pipeline.process(frame), frame.read_ns)
+    except BaseException as error:
+        newest.end(error)
+    else:
+        newest.end(None)
 
 
 class _Newest:
@@ -297,8 +326,16 @@ class _Newest:
     def get(self) -> tuple[Result | None, int]:
         with self._changed:
             if self._failure is not None:
-                raise self._failure
+                # Each raise would add its frames to the same exception's traceback, call after call.
+                raise self._failure.with_traceback(None)
             return self._result, self._read_ns
+
+
+def _nanoseconds(value: object) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise OptionError(f"captured_ns is {value!r}; expected whole nanoseconds, an int") from error
 
 
 def _policy(drop: DropPolicy | str | None, source: Source | None) -> DropPolicy:

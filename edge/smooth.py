@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from edge.errors import OptionError
 from edge.types import FaceState
 
 Probabilities = npt.NDArray[np.float64]
@@ -29,6 +30,12 @@ class Smoothing:
     """... or when it has been ahead, by however little, for this long."""
     warm_up_ms: float = 200.0
     """A face is ``warming_up`` until it has been seen for this long."""
+
+    def __post_init__(self) -> None:
+        for name in ("time_constant_ms", "margin", "patience_ms", "warm_up_ms"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise OptionError(f"smoothing {name} is {value!r}; expected a number, 0 or more")
 
 
 @dataclass(slots=True)

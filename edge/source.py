@@ -94,10 +94,47 @@ def read_picture(path: Path) -> Image:
     return np.asarray(image, np.uint8)
 
 
+def readable(path: Path) -> str:
+    """A path as OpenCV takes it.
+
+    Raises:
+        SourceError: a name that is not UTF-8, which OpenCV does not survive.
+    """
+    try:
+        path.name.encode()
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{str(path)!a}: the name is not UTF-8; rename it") from error
+    return str(path)
+
+
 def _complete(data: bytes) -> bool:
     """Whether a JPEG or PNG has its end: decoders fill the missing rest of one with grey, which is made-up data."""
     if data.startswith(b"\xff\xd8"):
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+        return _jpeg_ends(data)
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND") > 0
     return True
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether the first image of a JPEG comes to its end; what follows, as a phone's film, is not looked at."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xD9:
+            return True
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            place += 1 if marker == 0xFF else 2
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xDA:
+            # In the compressed part a marker is FF and neither a stuffed 00 nor a restart.
+            while True:
+                place = data.find(b"\xff", place)
+                if place < 0 or place + 1 >= len(data):
+                    return False
+                if data[place + 1] != 0x00 and not 0xD0 <= data[place + 1] <= 0xD7:
+                    break
+                place += 2
+    return place + 2 <= len(data) and data[place : place + 2] == b"\xff\xd9"

@@ -1,4 +1,4 @@
-"""The value types that travel the pipeline. All are frozen; arrays in them must not be written to."""
+"""The value types that travel the pipeline. All are frozen; arrays and mappings in them must not be written to."""
 
 from __future__ import annotations
 

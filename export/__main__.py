@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from edge import check
+from edge.arguments import Parser
 from edge.bundle import Bundle, InputSpec, Manifest, OutputSpec, write
 from edge.engine import open_engine
 from edge.errors import EdgeError
@@ -40,7 +40,7 @@ LICENCES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m export", description="Turn a checkpoint into a bundle.")
+    parser = Parser(prog="python -m export", description="Turn a checkpoint into a bundle.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="the bundle's folder; must not exist")
     parser.add_argument("--name", help="the bundle's name (default: the folder's)")

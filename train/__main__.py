@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from edge.arguments import Parser
 from edge.errors import EdgeError, OptionError
 from train.checkpoint import Checkpoint
 from train.cluster import connected
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train", description="Train the published systems.")
+    parser = Parser(prog="python -m train", description="Train the published systems.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for family in FAMILIES.values():
         command = commands.add_parser(family.name, help=family.paper, description=family.paper)

@@ -26,32 +26,45 @@ class Output(ABC):
 
         Returns:
             What to tell the user, or None.
+
+        Raises:
+            OutputError: what was written can't be kept.
         """
 
 
 class PartialFile:
     """A file's name while it is written, and its way to the final one.
 
+    Symbolic links are followed. A device or pipe is no file to be replaced: it is written to as it is.
+
     Args:
-        path: the final place; its folder is made.
+        name: the final place; its folder is made.
 
     Raises:
-        OptionError: the folder can't be made or written to.
+        OptionError: an empty name, or one that can't be written to.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    def __init__(self, name: str) -> None:
+        if not name:
+            raise OptionError("an output needs a name; give a file, or leave the option out")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            name.encode()
+            self.path = Path(name).resolve()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.direct = self.path.exists() and not self.path.is_file() and not self.path.is_dir()
+            refused = self.path.is_dir() or not os.access(self.path if self.direct else self.path.parent, os.W_OK)
         except OSError as error:
-            raise OptionError(f"{path}: can't be written ({error.strerror}); choose another place") from error
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise OptionError(f"{path}: can't be written; choose a file in a folder that you may write to")
+            raise OptionError(f"{name}: can't be written ({error.strerror}); choose another place") from error
+        except ValueError as error:
+            raise OptionError(f"{name!a}: not a file name that can be written; choose another") from error
+        if refused:
+            raise OptionError(f"{name}: can't be written; choose a file in a folder that you may write to")
+        partial = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+        self.partial = self.path if self.direct else partial
 
     def finish(self, whole: bool) -> str | None:
         """Move it into place, or say where the part is; an empty part is removed."""
-        if not self.partial.exists():
+        if self.direct or not self.partial.exists():
             return None
         if whole:
             os.replace(self.partial, self.path)
@@ -60,3 +73,19 @@ class PartialFile:
             self.partial.unlink()
             return None
         return f"{self.partial} holds what there was before the stop"
+
+
+def refuse_collisions(source: str, targets: list[PartialFile]) -> None:
+    """No output may be the source, or another output.
+
+    Raises:
+        OptionError: two of them are one file.
+    """
+    taken = {Path(source).resolve(): "the source"} if "://" not in source else {}
+    if source.startswith("file://"):
+        taken = {Path(source[len("file://") :]).resolve(): "the source"}
+    for target in targets:
+        for path in {target.path, target.partial}:
+            if path in taken and not target.direct:
+                raise OptionError(f"{path}: would be written over while it is {taken[path]}; choose another output")
+        taken[target.path] = taken[target.partial] = "another output"

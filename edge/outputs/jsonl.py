@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TextIO
 
-from edge.errors import OptionError
+from edge.errors import OptionError, OutputError
 from edge.outputs.contract import Output, PartialFile
 from edge.types import Frame, Result
 
@@ -20,24 +19,31 @@ class JsonLines(Output):
     """
 
     def __init__(self, target: str) -> None:
-        self._file: PartialFile | None = None
-        self._stream: TextIO = sys.stdout
-        if target != "-":
-            self._file = PartialFile(Path(target))
+        self.file: PartialFile | None = None
+        if target == "-":
+            # Python has none where the shell closed it.
+            if sys.stdout is None:
+                raise OptionError("--jsonl -: there is no standard output; give a file")
+            self._stream: TextIO = sys.stdout
+        else:
+            self.file = PartialFile(target)
             try:
-                self._stream = self._file.partial.open("w", encoding="utf-8")
+                self._stream = self.file.partial.open("w", encoding="utf-8")
             except OSError as error:
                 raise OptionError(f"{target}: can't be written ({error.strerror}); choose another place") from error
 
     def write(self, frame: Frame, result: Result) -> None:
         """One line; standard output is flushed at once, so that a reader sees it as it happens."""
         self._stream.write(json.dumps(result.to_dict(), separators=(",", ":")) + "\n")
-        if self._file is None:
+        if self.file is None or self.file.direct:
             self._stream.flush()
 
     def finish(self, whole: bool) -> str | None:
         """See :class:`Output`."""
-        if self._file is None:
+        if self.file is None:
             return None
-        self._stream.close()
-        return self._file.finish(whole)
+        try:
+            self._stream.close()
+        except OSError as error:
+            raise OutputError(f"{self.file.path}: not whole ({error.strerror}); make room and run it again") from error
+        return self.file.finish(whole)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 
 import numpy as np
 
 from edge.outputs.contract import Output
 from edge.types import Frame, Result
+
+KEPT = 10_000
+"""Frames whose times the percentiles are of, the latest: a camera that runs for days must not fill the memory."""
 
 
 class Summary(Output):
@@ -17,10 +20,10 @@ class Summary(Output):
     def __init__(self) -> None:
         self._begun: float | None = None
         self._ended = 0.0
-        self._ids: set[int] = set()
+        self._ids = 0
         self._frames = self._with_face = 0
         self._labels: Counter[str] = Counter()
-        self._times: dict[str, list[float]] = {}
+        self._times: dict[str, deque[float]] = {}
 
     def write(self, frame: Frame, result: Result) -> None:
         """Take in one frame's result."""
@@ -31,10 +34,11 @@ class Summary(Output):
         self._frames += 1
         self._with_face += bool(result.faces)
         for face in result.faces:
-            self._ids.add(face.id)
+            # Ids count up and are never used again.
+            self._ids = max(self._ids, face.id)
             self._labels[face.label] += 1
         for stage, spent in result.timings_ms.items():
-            self._times.setdefault(stage, []).append(spent)
+            self._times.setdefault(stage, deque(maxlen=KEPT)).append(spent)
 
     def finish(self, whole: bool) -> str | None:
         """The table."""
@@ -44,13 +48,13 @@ class Summary(Output):
         labels = ", ".join(f"{label} {count}" for label, count in self._labels.most_common()) or "none"
         lines = [
             f"frames  {self._frames}, a face in {self._with_face} ({self._with_face / self._frames:.0%})",
-            f"faces   {len(self._ids)}",
+            f"faces   {self._ids}",
             f"labels  {labels}",
             f"speed   {self._frames / seconds:.1f} frames/s, outputs included",
             "",
             f"{'stage':<10} {'p50 ms':>8} {'p95 ms':>8}",
         ]
         for stage, spent in self._times.items():
-            median, high = np.percentile(spent, [50, 95])
+            median, high = np.percentile(list(spent), [50, 95])
             lines.append(f"{stage:<10} {median:8.2f} {high:8.2f}")
         return "\n".join(lines)

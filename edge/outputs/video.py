@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 
-from edge.errors import OptionError
+from edge.errors import OptionError, OutputError
 from edge.outputs.contract import Output, PartialFile
 from edge.outputs.overlay import draw
 from edge.types import Frame, Image, Result
@@ -27,8 +25,12 @@ class AnnotatedVideo(Output):
     def __init__(self, target: str, fps: float) -> None:
         if not target.lower().endswith(".mp4"):
             raise OptionError(f"--video {target}: expected a name that ends in .mp4")
-        self._file = PartialFile(Path(target))
-        self._fps = fps
+        self.file = PartialFile(target)
+        if self.file.direct:
+            raise OptionError(f"--video {target}: a video needs a file to go back and forth in, not a device or pipe")
+        # What MPEG-4 part 2 can say of time; a faster source plays slower.
+        self._fps = min(max(fps, 1.0), 1000.0)
+        self._frames = 0
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
@@ -39,16 +41,25 @@ class AnnotatedVideo(Output):
             # The encoder wants even sides.
             self._size = picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._file.partial), fourcc, self._fps, self._size)
+            self._writer = cv2.VideoWriter(str(self.file.partial), fourcc, self._fps, self._size)
             if not self._writer.isOpened():
-                raise OptionError(f"{self._file.path}: OpenCV can't write MP4 here; leave --video out")
+                raise OptionError(f"{self.file.path}: OpenCV can't write MP4 here; leave --video out")
         self._writer.write(_fit(picture, self._size))
+        self._frames += 1
 
     def finish(self, whole: bool) -> str | None:
         """See :class:`Output`."""
         if self._writer is not None:
             self._writer.release()
-        return self._file.finish(whole)
+            # The encoder says nothing of a full disk: what was written is read back.
+            written = cv2.VideoCapture(str(self.file.partial))
+            found = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+            written.release()
+            if found < self._frames:
+                raise OutputError(
+                    f"{self.file.partial}: holds {found} of {self._frames} frames; make room and run it again"
+                )
+        return self.file.finish(whole)
 
 
 def _fit(picture: Image, size: tuple[int, int]) -> Image:
