@@ -20,7 +20,7 @@ import torch
 from edge.arguments import Parser
 from edge.errors import EdgeError, OptionError
 from train.checkpoint import Checkpoint
-from train.cluster import connected
+from train.cluster import Map, connected
 from train.crossval import crossval
 from train.data import Loaded, Preparation, Source, detect, load_examples, part
 from train.datasets import CORPORA
@@ -122,9 +122,7 @@ def _add_preparing(command: argparse.ArgumentParser) -> None:
 
 
 def _add_cluster(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--cluster", metavar="auto|ADDRESS", help="spread folds over a Ray cluster: this machine's, or an address"
-    )
+    command.add_argument("--cluster", metavar="auto|ADDRESS", help="spread preparation and folds over a Ray cluster")
 
 
 def _add_computing(command: argparse.ArgumentParser) -> None:
@@ -169,8 +167,9 @@ def _source(options: argparse.Namespace) -> Source:
     return Source(corpus, labels, dict(_option(text) for text in options.option), options.stills_each, options.onsets)
 
 
-def _preparation(options: argparse.Namespace, recipe: Recipe) -> Preparation:
+def _preparation(options: argparse.Namespace, recipe: Recipe, spread: Map | None = None) -> Preparation:
     return Preparation(
+        spread=spread,
         cache=options.cache,
         workers=options.workers,
         flow=options.flow,
@@ -240,19 +239,19 @@ def _crossval(options: argparse.Namespace) -> int:
     family = FAMILIES[options.family]
     protocol = parse_protocol(options.protocol)
     config, recipe = _configured(family, options, classes=7)
-    preparation = _preparation(options, recipe)
     source = _source(options)
-    loaded = _load(source, options.data, family, config, preparation)
-    config = replace(config, classes=len(loaded.examples.names))
-    other = None
-    if options.test_on:
-        name, root = _corpus(options.test_on)
-        other = _load(Source(name, source.labels), root, family, config, preparation)
-        names = aligned(loaded.examples, other.examples, common=options.common)[0].names
-        config = replace(config, classes=len(names))
-    print(f"{_size(family, config)}; {len(loaded.examples):,} examples, {protocol.text}{_marked(loaded.examples)}")
-    _warn(family, options)
-    with connected(options.cluster) as map_folds:
+    with connected(options.cluster) as spread:
+        preparation = _preparation(options, recipe, spread)
+        loaded = _load(source, options.data, family, config, preparation)
+        config = replace(config, classes=len(loaded.examples.names))
+        other = None
+        if options.test_on:
+            name, root = _corpus(options.test_on)
+            other = _load(Source(name, source.labels), root, family, config, preparation)
+            names = aligned(loaded.examples, other.examples, common=options.common)[0].names
+            config = replace(config, classes=len(names))
+        print(f"{_size(family, config)}; {len(loaded.examples):,} examples, {protocol.text}{_marked(loaded.examples)}")
+        _warn(family, options)
         result = crossval(
             family,
             config,
@@ -265,7 +264,7 @@ def _crossval(options: argparse.Namespace) -> int:
             test_on=None if other is None else other.examples,
             common=options.common,
             resume=options.resume or not (options.out / "result.json").exists(),
-            map_folds=map_folds,
+            map_folds=spread or map,
             leak_policy=options.leaks,
             seed=recipe.seed,
             skipped=loaded.skipped,
@@ -284,19 +283,19 @@ def _paper(options: argparse.Namespace) -> int:
     if not rows:
         raise OptionError(f"no row of {options.key} can be run; give its corpora with --data CORPUS=FOLDER")
     results = []
-    with connected(options.cluster) as map_folds:
+    with connected(options.cluster) as spread:
         for number, row in enumerate(rows, 1):
             print(f"[{number}/{len(rows)}] {row.describe()}", flush=True)
-            results.append(_row(row, roots, options, map_folds))
+            results.append(_row(row, roots, options, spread))
     _show(results, options.out)
     return 0
 
 
-def _row(row: Row, roots: dict[str, Path], options: argparse.Namespace, map_folds: Any) -> Result:
+def _row(row: Row, roots: dict[str, Path], options: argparse.Namespace, spread: Map | None) -> Result:
     """One number of a paper."""
     family, config = row.family, row.make_config()
     recipe = replace(family.recipes["paper"], **{**row.recipe, **_given(options, Recipe)})
-    preparation = replace(_preparation(options, recipe), variation=row.variation)
+    preparation = replace(_preparation(options, recipe, spread), variation=row.variation)
     loaded = _load(row.source, roots[row.source.corpus], family, config, preparation)
     other = None
     if row.test_on is not None:
@@ -311,7 +310,7 @@ def _row(row: Row, roots: dict[str, Path], options: argparse.Namespace, map_fold
         fit=_fit(options, recipe),
         predict=predict,
         test_on=None if other is None else other.examples,
-        map_folds=map_folds,
+        map_folds=spread or map,
         leak_policy=options.leaks,
         seed=recipe.seed,
         skipped=loaded.skipped,

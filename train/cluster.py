@@ -1,4 +1,4 @@
-"""Folds over a cluster: Ray starts them, moves the data, and starts a fold again whose worker died."""
+"""Work over a cluster: Ray starts it, moves the data, and starts again what was lost with its worker."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ClusterError(EdgeError):
 
 
 @contextlib.contextmanager
-def connected(address: str | None, *, cpus_each: float = 1.0) -> Iterator[Map]:
-    """A ``map`` over a cluster; over this process where no address is given.
+def connected(address: str | None, *, cpus_each: float = 1.0) -> Iterator[Map | None]:
+    """A ``map`` over a cluster; None where no address is given. Results come as they are finished, in any order.
 
     Args:
         address: None, ``auto`` (a cluster that is already running here, else one started on this machine for as long as
@@ -38,7 +38,7 @@ def connected(address: str | None, *, cpus_each: float = 1.0) -> Iterator[Map]:
         ClusterError: no cluster answers there, or a fold's worker died more than ``RETRIES`` times.
     """
     if address is None:
-        yield map
+        yield None
         return
     try:
         import ray
@@ -73,11 +73,13 @@ def connected(address: str | None, *, cpus_each: float = 1.0) -> Iterator[Map]:
                 yield ray.get(done[0])
             except ray.exceptions.RayTaskError as error:
                 reason = str(error).strip().splitlines()[-1]
-                raise ClusterError(f"a worker can't run a fold ({reason}); is this package installed there?") from error
+                raise ClusterError(
+                    f"a worker can't do its part ({reason}); is this package installed there?"
+                ) from error
             except ray.exceptions.RayError as error:
                 reason = str(error).splitlines()[0]
                 raise ClusterError(
-                    f"a fold's worker died {RETRIES + 1} times ({reason}); finished folds are kept: run it again"
+                    f"a worker died {RETRIES + 1} times ({reason}); what was finished is kept: run it again"
                 ) from error
 
     try:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from edge.bundle import InputSpec
+from train.cluster import Map
 from train.datasets import PICTURES, CorpusError, find
 from train.examples import Examples
 from train.models import FAMILIES, Family
@@ -48,6 +49,8 @@ class Preparation:
     """Brightens dark frames (1.5 in Saurav et al. 2020, for AFEW)."""
     jitter: int = 0
     """Extra crops of each picture with disturbed eye positions, marked as not original (Lopes et al. 2017)."""
+    spread: Map | None = None
+    """A ``map`` over a cluster, in the place of this machine's processes."""
     variation: str | None = None
     """The fact that names each example's variation, as ``gender``."""
     seed: int = 0
@@ -109,6 +112,7 @@ def load_examples(
         seed=preparation.seed,
         variation=preparation.variation,
         stills=source.stills or 1,
+        spread=preparation.spread,
     )
     return Loaded(prepared.examples, corpus.report(), corpus.reasons, prepared.failed)
 

@@ -45,6 +45,7 @@ from edge.flow import flow as motion
 from edge.preprocess import face_crop
 from edge.source import DEFAULT_FPS, check_frame, read_picture
 from edge.types import Box, Frame, Image, Points
+from train.cluster import Map
 from train.datasets.errors import CorpusError
 from train.datasets.samples import Corpus, Sample, Skipped
 from train.examples import Examples
@@ -154,6 +155,7 @@ def prepare(
     seed: int = 0,
     variation: str | None = None,
     progress: bool = True,
+    spread: Map | None = None,
 ) -> Prepared:
     """Make examples of a corpus' samples.
 
@@ -178,6 +180,8 @@ def prepare(
         seed: of the jitter.
         variation: name of the fact that becomes ``Examples.variations``; None leaves them out.
         progress: show a bar, on a terminal.
+        spread: a ``map`` over a cluster (:func:`train.cluster.connected`) in the place of this machine's processes; the
+            corpus and the cache must lie on a disk that all its machines share.
 
     Returns:
         Examples in the order of the corpus' samples, and what failed.
@@ -201,7 +205,7 @@ def prepare(
     _check(plan, workers)
     rows = [sample for sample in corpus.samples if sample.kind == "array"]
     jobs = {i: _job(corpus, sample, plan) for i, sample in enumerate(corpus.samples) if sample.kind != "array"}
-    outcomes = _run(jobs, plan, cache, workers, progress)
+    outcomes = _run(jobs, plan, cache, workers, progress, spread)
     arrays = _ArrayFiles(plan) if rows else None
     failed: list[Skipped] = []
     kept: list[tuple[Sample, _Outcome]] = []
@@ -313,9 +317,23 @@ def _nothing(corpus: Corpus, failed: Sequence[Skipped]) -> str:
 # -- the work, in any number of processes -----------------------------------------------------------------------------
 
 
-def _run(jobs: Mapping[int, _Job], plan: _Plan, cache: Path, workers: int, progress: bool) -> dict[int, _Outcome]:
+def _run(
+    jobs: Mapping[int, _Job], plan: _Plan, cache: Path, workers: int, progress: bool, spread: Map | None
+) -> dict[int, _Outcome]:
     workers = min(workers or _cores(), max(1, len(jobs)))
     bar = tqdm(total=len(jobs), desc="faces", unit="sample", leave=False, disable=None if progress else True)
+    if spread is not None:
+        with bar:
+            outcomes = {}
+            for i, outcome in spread(_Elsewhere(plan, cache.resolve()), list(jobs.items())):
+                if outcome.why is None and not cached_file(cache, outcome.key).exists():
+                    raise CorpusError(
+                        f"{cache}: a worker's result did not arrive here; expected a disk that all machines of the "
+                        "cluster share; give one with --cache"
+                    )
+                outcomes[i] = outcome
+                bar.update()
+            return outcomes
     if workers == 1:
         with bar:
             worker = _Worker(plan, cache)
@@ -360,6 +378,18 @@ def _start(plan: _Plan, cache: Path) -> None:
 
 def _do(job: _Job) -> _Outcome:
     return _worker.do(job)
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """Does jobs in whatever process it finds itself in; models are loaded once in each."""
+
+    plan: _Plan
+    cache: Path
+
+    def __call__(self, numbered: tuple[int, _Job]) -> tuple[int, _Outcome]:
+        number, job = numbered
+        return number, _Worker(self.plan, self.cache).do(job)
 
 
 @lru_cache(maxsize=1)

@@ -37,6 +37,7 @@ def deadly(fit, marker):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_two_workers_and_a_killed_one(toy_corpus, tmp_path):
     family = FAMILIES["cspp"]
     examples = load_examples(Source("fer2013"), toy_corpus, family, CONFIG).examples
@@ -48,8 +49,9 @@ def test_two_workers_and_a_killed_one(toy_corpus, tmp_path):
             family, CONFIG, RECIPE, examples, "kfold:3", tmp_path / out, fit=fit, predict=predict, map_folds=map_folds
         )
 
-    with connected(None) as serial:
-        one = run("serial", fit, serial)
+    with connected(None) as nothing:
+        assert nothing is None
+    one = run("serial", fit, map)
     with connected("auto") as spread:
         other = run("cluster", deadly(fit, tmp_path / "killed"), spread)
     assert (tmp_path / "killed").exists()
@@ -64,3 +66,33 @@ def test_no_cluster_there():
     with pytest.raises(EdgeError, match="no Ray cluster answers at 127.0.0.1:1 .* or type --cluster auto"):
         with connected("127.0.0.1:1"):
             pass
+
+
+def test_preparation_is_spread_too(tmp_path):
+    """The real detector on real pictures, in Ray's workers and in this process: the same examples."""
+    import cv2
+
+    from edge.source import read_picture
+    from edge.synthetic import PORTRAIT
+    from train.data import Preparation
+
+    portrait = read_picture(PORTRAIT)
+    for name in ("happy", "sad"):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for number in range(3):
+            shifted = np.roll(portrait, 7 * number, axis=1)
+            cv2.imwrite(str(tmp_path / "faces" / name / f"S00{number}_001_0000000{number}.png"), shifted)
+    (tmp_path / "faces" / "sad" / "S009_001_00000001.png").write_bytes(b"no picture")
+    family, source = FAMILIES["cspp"], Source("manifest")
+
+    def load(cache, spread, workers):
+        preparation = Preparation(cache=tmp_path / cache, spread=spread, workers=workers, jitter=2)
+        return load_examples(source, tmp_path / "faces", family, CONFIG, preparation)
+
+    here = load("here", None, 1)
+    with connected("auto") as spread:
+        there = load("there", spread, 0)
+    assert len(here.examples) == 6 * 3
+    assert np.array_equal(here.examples.arrays["face"], there.examples.arrays["face"])
+    assert here.failed == there.failed
+    assert len(there.failed) == 1
