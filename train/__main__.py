@@ -110,6 +110,7 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--onsets", action="store_true", help="make clips of still faces (SYNTHETIC motion; conv_lstm)"
     )
+    command.add_argument("--cropped", action="store_true", help="the pictures are face crops: seek no face in them")
     command.add_argument("--stills-each", type=int, metavar="N", help="pictures taken from each video of single faces")
 
 
@@ -164,7 +165,14 @@ def _given(options: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
 def _source(options: argparse.Namespace) -> Source:
     labels = tuple(options.labels.split(",")) if options.labels else ()
     corpus = options.corpus or detect(options.data)
-    return Source(corpus, labels, dict(_option(text) for text in options.option), options.stills_each, options.onsets)
+    return Source(
+        corpus,
+        labels,
+        dict(_option(text) for text in options.option),
+        stills=options.stills_each,
+        cropped=options.cropped,
+        onsets=options.onsets,
+    )
 
 
 def _preparation(options: argparse.Namespace, recipe: Recipe, spread: Map | None = None) -> Preparation:

@@ -31,6 +31,8 @@ class Source:
     """The loader's own."""
     stills: int | None = None
     """For networks of single faces: how many pictures around the middle of each sequence become examples."""
+    cropped: bool = False
+    """The pictures are finished face crops, the eyes about where FER2013 has them: no face is sought in them."""
     onsets: bool = False
     """For networks of grey clips: make clips of the corpus' still faces, their motion made up (:mod:`train.onset`)."""
 
@@ -113,6 +115,7 @@ def load_examples(
         variation=preparation.variation,
         stills=source.stills or 1,
         spread=preparation.spread,
+        cropped=source.cropped,
     )
     return Loaded(prepared.examples, corpus.report(), corpus.reasons, prepared.failed)
 

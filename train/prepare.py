@@ -148,6 +148,7 @@ def prepare(
     *,
     workers: int = 0,
     stills: int = 1,
+    cropped: bool = False,
     jitter: int = 0,
     flow: str | Method = "dis",
     gamma: float = 1.0,
@@ -171,6 +172,7 @@ def prepare(
         cache: folder to keep results in; made where missing.
         workers: processes; 0 is one a core, 1 is this very process. The examples do not depend on it.
         stills: how many frames around the middle of a sequence become examples, where the network sees single faces.
+        cropped: the pictures are finished face crops, the eyes about where FER2013 has them: no face is sought.
         jitter: extra crops of each still picture, with disturbed eyes (Lopes et al. 2017; see ``JITTER``), right after
             the picture they are made of and not ``originals``. Pictures of a split other than ``train`` get none.
         flow: ``dis``, ``clg``, or one of them with its parameters.
@@ -204,7 +206,7 @@ def prepare(
     )
     _check(plan, workers)
     rows = [sample for sample in corpus.samples if sample.kind == "array"]
-    jobs = {i: _job(corpus, sample, plan) for i, sample in enumerate(corpus.samples) if sample.kind != "array"}
+    jobs = {i: _job(corpus, sample, plan, cropped) for i, sample in enumerate(corpus.samples) if sample.kind != "array"}
     outcomes = _run(jobs, plan, cache, workers, progress, spread)
     arrays = _ArrayFiles(plan) if rows else None
     failed: list[Skipped] = []
@@ -293,9 +295,9 @@ def _check(plan: _Plan, workers: int) -> None:
             )
 
 
-def _job(corpus: Corpus, sample: Sample, plan: _Plan) -> _Job:
+def _job(corpus: Corpus, sample: Sample, plan: _Plan, cropped: bool) -> _Job:
     jittered = plan.jitter if sample.kind == "picture" and sample.split in (None, "train") else 0
-    return _Job(sample.files, sample.kind, jittered, corpus.name in CROPPED)
+    return _Job(sample.files, sample.kind, jittered, cropped or corpus.name in CROPPED)
 
 
 def _originals(sample: Sample, count: int) -> npt.NDArray[np.bool_]:

@@ -549,3 +549,10 @@ def test_parameters_that_can_not_be_are_refused(inputs, window, options, says, p
 
 def test_the_cache_is_by_two_letters():
     assert cached_file(Path("cache"), "ab12") == Path("cache/ab/ab12.npz")
+
+
+def test_stills_around_the_middle_of_a_sequence():
+    """Two pictures a sequence, for MMI's onset, apex, offset (Li et al. 2019)."""
+    assert [place.tolist() for place in windows(10, 1, 0, 2)] == [[4], [5]]
+    assert [place.tolist() for place in windows(10, 1, 0)] == [[4]]
+    assert [place.tolist() for place in windows(2, 1, 0, 5)] == [[0], [1]]

@@ -185,3 +185,29 @@ def test_the_loops_cost_is_measured(toy_corpus):
     from train.speed import measure
 
     assert measure(toy_corpus, rounds=3, batch=32) > 0.5
+
+
+def test_finished_crops_of_another_size(class_folders, tmp_path, capsys):
+    """No face is found in toy pictures, and none is sought where they are said to be crops; a trunk is loaded by name."""
+    from train.models.trunks import VGG16
+
+    trunk = tmp_path / "vgg.pth"
+    torch.save(VGG16(1000, width=1 / 64).state_dict(), trunk)
+    arguments = [
+        "dam_cnn",
+        "--data",
+        class_folders,
+        "--cache",
+        tmp_path / "cache",
+        "--variant",
+        "vgg_serd",
+        "--epochs",
+        "1",
+    ]
+    arguments += ["--width", 1 / 64, "--batch", "32", "--out", tmp_path / "out", "--workers", "1", "--trunk", trunk]
+    assert "no face found" in refused(capsys, *arguments)
+    assert main([str(argument) for argument in [*arguments, "--cropped"]]) == 0
+    assert "192 examples to learn from" in capsys.readouterr().out
+    torch.save({**VGG16(1000, width=1 / 64).state_dict(), "features.0.weight": torch.zeros(9, 3, 3, 3)}, trunk)
+    message = refused(capsys, *arguments, "--cropped", "--out", tmp_path / "other")
+    assert "features.0.weight has shape (9, 3, 3, 3), expected (1, 3, 3, 3)" in message
