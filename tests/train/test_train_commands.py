@@ -188,7 +188,7 @@ def test_the_loops_cost_is_measured(toy_corpus):
 
 
 def test_finished_crops_of_another_size(class_folders, tmp_path, capsys):
-    """No face is found in toy pictures, and none is sought where they are said to be crops; a trunk is loaded by name."""
+    """No face is found in toy pictures, and none is sought in what is said to be crops; a trunk is loaded by name."""
     from train.models.trunks import VGG16
 
     trunk = tmp_path / "vgg.pth"
