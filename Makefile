@@ -27,7 +27,7 @@ lint: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/mypy
 
 test-runtime: $(RUNTIME)/.installed-test
-	$(RUNTIME)/bin/python -m pytest
+	$(RUNTIME)/bin/python -m pytest tests/edge tests/test_*.py
 
 train-face: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/python -m train cspp --recipe fer2013 --batch-norm --precision bf16-mixed \
