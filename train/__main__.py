@@ -231,7 +231,7 @@ def _train(options: argparse.Namespace) -> int:
     examples = loaded.examples
     config = replace(config, classes=len(examples.names))
     learn = part(examples, "train") if "train" in examples.splits else examples
-    print(f"{_size(family, config)}; {len(learn):,} examples to learn from{_marked(examples)}", flush=True)
+    print(f"{_size(family, config)}; {_counted(learn)} to learn from{_marked(examples)}", flush=True)
     _warn(family, options)
     best = train(family, config, recipe, learn, options.out, _settings(options), _reporter(recipe))
     print(f"best: {best.stage}, epoch {best.epoch}{_held_out(best)} -> {options.out / 'best.pt'}")
@@ -258,7 +258,7 @@ def _crossval(options: argparse.Namespace) -> int:
             other = _load(Source(name, source.labels), root, family, config, preparation)
             names = aligned(loaded.examples, other.examples, common=options.common)[0].names
             config = replace(config, classes=len(names))
-        print(f"{_size(family, config)}; {len(loaded.examples):,} examples, {protocol.text}{_marked(loaded.examples)}")
+        print(f"{_size(family, config)}; {_counted(loaded.examples)}, {protocol.text}{_marked(loaded.examples)}")
         _warn(family, options)
         result = crossval(
             family,
@@ -356,6 +356,12 @@ def _size(family: Family, config: Any) -> str:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in family.build(config).parameters())
     return f"{family.name}: {parameters:,} parameters"
+
+
+def _counted(examples: Examples) -> str:
+    copies = int((~examples.originals).sum())
+    more = f" and {copies:,} jittered copies (--jitter 0 leaves them out)" if copies else ""
+    return f"{len(examples) - copies:,} examples{more}"
 
 
 def _marked(examples: Examples) -> str:
