@@ -13,7 +13,7 @@ import numpy as np
 
 from edge.bundle import Bundle
 from edge.engine import Engine
-from edge.faces.detect import FaceDetector, Grey
+from edge.faces.detect import Detection, FaceDetector, Grey, distinct
 from edge.faces.landmarks import Landmarks
 from edge.faces.track import Tracker
 from edge.preprocess import face_crop, to_tensor
@@ -81,7 +81,7 @@ class Pipeline:
         if self._always_search:
             self._tracker.tracks.clear()  # another picture, other people
         tracks = self._tracker.update(boxes, now)
-        self._known = boxes
+        self._known = [track.box for track in self._tracker.tracks]
         lap("detect")
         faces = []
         for track in tracks:
@@ -107,9 +107,11 @@ class Pipeline:
     def _find(self, grey: Grey, now: int) -> list[Box]:
         """Near the known faces where that will do; everywhere at times, and whenever a known face is not found."""
         due = self._searched_ns is None or now - self._searched_ns >= LOOK_AROUND_NS
-        if self._known and not due and not self._always_search:
+        near: list[Detection] = []
+        if self._known and not self._always_search:
             near = self._detector.find_near(grey, self._known)
-            if len(near) >= len(self._known):
+            if len(near) >= len(self._known) and not due:
                 return [detection.box for detection in near]
         self._searched_ns = now
-        return [detection.box for detection in self._detector.find(grey)]
+        # A face that was known a moment ago is believed at a lower score than a new one.
+        return [detection.box for detection in distinct(near + self._detector.find(grey))]

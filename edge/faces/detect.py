@@ -73,7 +73,7 @@ class FaceDetector:
         Args:
             grey: uint8 (H, W).
         """
-        return _distinct(self._search(grey, self._scale, 0, 0, FIRST_SIGHT))
+        return distinct(self._search(grey, self._scale, 0, 0, FIRST_SIGHT))
 
     def find_near(self, grey: Grey, known: Sequence[Box]) -> list[Detection]:
         """The faces near known ones, best first; everything else in the frame is not looked at.
@@ -91,7 +91,7 @@ class FaceDetector:
             region = grey[top : min(height, int(down + reach) + 1), left : min(width, int(across + reach) + 1)]
             if region.size:
                 found += self._search(region, COMFORTABLE / max(box.width, box.height), left, top, 0.0)
-        return _distinct(found)
+        return distinct(found)
 
     def _search(self, grey: Grey, scale: float, left: int, top: int, threshold: float) -> list[Detection]:
         if scale != 1:
@@ -108,7 +108,8 @@ class FaceDetector:
         ]
 
 
-def _distinct(found: list[Detection]) -> list[Detection]:
+def distinct(found: list[Detection]) -> list[Detection]:
+    """The detections without those that overlap a better one, best first."""
     kept: list[Detection] = []
     for detection in sorted(found, key=lambda one: -one.score):
         if all(detection.box.iou(other.box) <= SAME_FACE for other in kept):
