@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -460,10 +460,8 @@ def write(
         stored = io.BytesIO()
         np.savez_compressed(stored, **dict(golden))  # type: ignore[arg-type]  # its stub sees only allow_pickle
         contents = {**members, GOLDEN: stored.getvalue()}
-        facts = asdict(manifest)
-        facts["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
-        document = json.loads(json.dumps({"schema": SCHEMA, **facts}))
-        document["digest"] = _digest(document)
+        files = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
+        document = to_document(replace(manifest, files=files))
         for name, data in contents.items():
             (staging / name).write_bytes(data)
         (staging / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

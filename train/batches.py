@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ ARGUMENTS = {"face": "face", "clip": "frames", "flow": "flows"}
 
 EVALUATION_VALUES = 4_000_000
 """Input values of an evaluation batch: 512 faces of 48x48 are a third of it, one segment of two streams is more."""
-
-Tensors = Mapping[str, torch.Tensor]
-"""By the name of ``forward``'s argument."""
 
 
 def tensors(

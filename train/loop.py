@@ -293,12 +293,7 @@ class _Run:
                 "ece": metrics.calibration_error(probabilities, held_out.labels),
             }
         return Checkpoint(
-            family=work.family.name,
-            config=plain(work.config),
-            recipe=plain(work.recipe),
-            labels=work.learn.names,
-            corpus=work.learn.corpus,
-            synthetic=work.learn.synthetic,
+            **self._run_facts(),
             stage=stage,
             complete=stage == self.stages[-1].name,
             epoch=place.epoch,
@@ -309,17 +304,24 @@ class _Run:
             held_out=figures,
         )
 
+    def _run_facts(self) -> dict[str, Any]:
+        """What every checkpoint of this run says alike."""
+        work = self.work
+        return {
+            "family": work.family.name,
+            "config": plain(work.config),
+            "recipe": plain(work.recipe),
+            "labels": work.learn.names,
+            "corpus": work.learn.corpus,
+            "synthetic": work.learn.synthetic,
+        }
+
     def save(self, place: Place, current: dict[str, Any] | None) -> None:
         """``last.pt``: every stage's module, and where the current one stands."""
         done = {stage.name: stage.module.state_dict() for stage in self.stages[: place.stage]}
         stage = self.stages[min(place.stage, len(self.stages) - 1)]
         checkpoint = Checkpoint(
-            family=self.work.family.name,
-            config=plain(self.work.config),
-            recipe=plain(self.work.recipe),
-            labels=self.work.learn.names,
-            corpus=self.work.learn.corpus,
-            synthetic=self.work.learn.synthetic,
+            **self._run_facts(),
             stage=stage.name,
             complete=place.stage == len(self.stages),
             epoch=place.epoch,
