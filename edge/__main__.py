@@ -163,13 +163,16 @@ def _check(options: argparse.Namespace) -> int:
     from edge.faces.detect import FaceDetector
 
     bundle = Bundle.open(options.bundle)
+    bundle.verify()
     manifest = bundle.manifest
     print(f"{bundle.where}: {manifest.name} ({manifest.family}), {', '.join(manifest.labels)}")
     for file, sha256 in manifest.files.items():
         print(f"  ok    {file}: sha256 {sha256[:16]}...")
     findings = check.check_preprocessing(bundle)
-    for precision in manifest.graphs:
-        findings += check.check_engine(bundle, open_engine(bundle, options.backend, precision))
+    for precision in manifest.precisions:
+        engine = open_engine(bundle, options.backend, precision)
+        findings += check.check_engine(bundle, engine) + check.check_window(bundle, engine)
+        engine.close()
     findings += check.check_detector(bundle, FaceDetector())
     for finding in findings:
         print(f"  {'ok  ' if finding.passed else 'FAIL'}  {finding.what}: {finding.detail}")

@@ -1,10 +1,9 @@
 """The bundle: a network, what it must be fed, what it answers, and the proof that it still does.
 
-A bundle is a folder, or a zip of one, that holds ``manifest.json``, one ONNX file per graph and precision, and
-``golden.npz`` (inputs with the outputs they must give). Every fact that preprocessing and interpretation need is in the
-manifest; nothing is ever read from a file's name. This module alone defines the format, reads it and writes it.
-
-``edge`` knows kinds of input (``face``), never the family of a network.
+A bundle is a folder, or a zip of one, that holds ``manifest.json`` (:mod:`edge.manifest`), one ONNX file per graph and
+precision, the files in which big graphs keep their weights, and ``golden.npz`` (inputs with the answers they must get).
+This module alone reads and writes it, and trusts nothing in it: every file's hash is checked before its contents are
+used, and what a graph says of itself before a runtime sees it.
 """
 
 from __future__ import annotations
@@ -15,23 +14,69 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from edge import onnxfile
 from edge.errors import BundleError
+from edge.manifest import (
+    ANSWER,
+    FEATURE,
+    GOLDEN,
+    HEAD,
+    PRECISIONS,
+    SCHEMA,
+    WINDOW,
+    Alignment,
+    Graph,
+    InputSpec,
+    Manifest,
+    Normalisation,
+    Stream,
+    TensorSpec,
+    Window,
+    contradiction,
+    digest,
+    parse,
+    to_document,
+)
 from edge.types import Tensor
 
-SCHEMA = 1
-"""Version of the manifest's schema that this module reads and writes."""
+__all__ = [
+    "ANSWER",
+    "DEFAULT",
+    "FEATURE",
+    "GOLDEN",
+    "HEAD",
+    "MANIFEST",
+    "PACKAGED",
+    "PRECISIONS",
+    "SCHEMA",
+    "WINDOW",
+    "Alignment",
+    "Bundle",
+    "Graph",
+    "GraphFile",
+    "InputSpec",
+    "Manifest",
+    "Normalisation",
+    "Stream",
+    "TensorSpec",
+    "Window",
+    "contradiction",
+    "packaged",
+    "to_document",
+    "write",
+]
 
 MANIFEST = "manifest.json"
-GOLDEN = "golden.npz"
 DEFAULT = "face"
 """Name of the bundle that is used when none is asked for."""
 
@@ -40,6 +85,12 @@ PACKAGED = Path(__file__).parent / "bundles"
 
 MAX_MEMBER_BYTES = 2 << 30
 """No single file of a bundle may be larger (2 GiB is also ONNX's own limit for one protobuf)."""
+
+MAX_INFLATION = 20
+"""A file of a zip that unpacks to more than this many times its packed size is a trap: weights hardly shrink."""
+
+MODEST_BYTES = 64 << 20
+"""... unless it stays under this."""
 
 _DAMAGED = (
     ValueError,
@@ -53,117 +104,33 @@ _DAMAGED = (
 )
 """What the readers of JSON, zip and npz raise of contents that are not what they should be."""
 
-KINDS = ("face",)
-COLOURS = {"grey": 1, "bgr": 3, "rgb": 3}
-DTYPES = ("float32",)
-INTERPOLATIONS = ("area", "linear")
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Normalisation:
-    """How grey levels 0..255 become the network's numbers.
+class GraphFile:
+    """A graph that was found to be what the manifest says, ready for a runtime."""
 
-    ``per_image``: ``(x - mean(x)) / max(std(x), min_std)`` over the whole picture (the intensity normalisation of
-    Li et al. 2019, section 4.1; it takes global light and contrast out). ``fixed``: ``(x - mean[c]) / std[c]``.
-    """
-
-    kind: str
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    min_std: float = 1.0
-    """Grey levels. Keeps the noise of a nearly flat picture from being blown up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alignment:
-    """Where the eyes' centres are put, as fractions of the crop's width and height (0 is its left or top edge)."""
-
-    left_eye: tuple[float, float]
-    """The eye on the left in the picture (the person's right eye)."""
-    right_eye: tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """One input tensor of a graph, and everything that makes it from a picture."""
-
-    name: str
-    kind: str
-    """``face``: one aligned crop, NCHW with N = 1. ``clip``: T crops of one face, NTCHW. ``flow``: T flow images,
-    NTCHW. This version of ``edge`` runs ``face``; the others are trained on."""
-    shape: tuple[int, ...]
-    dtype: str
-    colour: str
-    """``grey``, ``bgr`` or ``rgb``."""
-    interpolation: str
-    """``area``: sampled on a finer grid and averaged, so that a large face does not alias. ``linear``: bilinear."""
-    normalisation: Normalisation
-    alignment: Alignment
-
-    @property
-    def channels(self) -> int:
-        """Number of colour channels."""
-        return self.shape[-3]
-
-    @property
-    def height(self) -> int:
-        """Height of the crop in pixels."""
-        return self.shape[-2]
-
-    @property
-    def width(self) -> int:
-        """Width of the crop in pixels."""
-        return self.shape[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class OutputSpec:
-    """One output tensor of a graph."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """The facts of a bundle, in the order in which they are written."""
-
-    name: str
-    family: str
-    """Which network this is. For people: no code in ``edge`` looks at it."""
-    labels: tuple[str, ...]
-    """The expression of each logit, in order."""
-    inputs: tuple[InputSpec, ...]
-    outputs: tuple[OutputSpec, ...]
-    graphs: Mapping[str, str]
-    """ONNX file by precision (``fp32``, ``fp16``, ``int8``)."""
-    temperature: float
-    """Logits are divided by this before the softmax (Guo et al. 2017)."""
-    abstain_below: float
-    """A smoothed confidence under this is ``uncertain``, 0..1."""
-    tolerances: Mapping[str, float]
-    """Largest allowed difference from the golden vectors: ``tensor`` for preprocessing (in the tensor's own unit),
-    and one on probabilities for each precision."""
-    data: Mapping[str, Any]
-    """What it was trained on and how."""
-    licence: str
-    metrics: Mapping[str, Any]
-    """Measured figures, through ``edge``'s own preprocessing and engine."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """sha256 by file name."""
+    model: bytes
+    """The ONNX file."""
+    weights: Mapping[str, Tensor]
+    """By initialiser: the weights that lie in other files of the bundle, views of bytes whose hash was checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle: its manifest checked, every file's hash verified, no graph loaded yet."""
+    """An opened bundle: its manifest and golden vectors checked; a graph's file is checked when it is asked for."""
 
     manifest: Manifest
     where: Path
     golden: Mapping[str, Tensor]
-    """``labels``; ``picture/<case>`` uint8 (H, W, 3) and ``eyes/<case>`` float32 (2, 2) to ``tensor/<case>``; that to
-    ``logits/<case>`` float32 (1, K); ``no_face``, a picture in which no face may be found."""
+    """``labels``; then by case, a window of T frames (1 for a face): ``picture/<case>`` uint8 (T, H, W, 3) and
+    ``eyes/<case>`` float32 (T, 2, 2) to ``tensor/<case>/<input>``; those to ``logits/<case>`` float32 (1, K);
+    ``no_face``, a picture in which no face may be found."""
     _read: Callable[[str], bytes] = field(repr=False)
+    _shared: weakref.WeakValueDictionary[str, Bytes] = field(
+        repr=False, compare=False, default_factory=weakref.WeakValueDictionary
+    )
 
     @classmethod
     def open(cls, where: str | os.PathLike[str] | None = None) -> Bundle:
@@ -179,18 +146,73 @@ class Bundle:
         """Names of the golden cases, sorted."""
         return tuple(sorted(key.split("/", 1)[1] for key in self.golden if key.startswith("logits/")))
 
-    def graph(self, precision: str) -> bytes:
-        """The ONNX file of one precision.
+    def window(self, case: str) -> dict[str, Tensor]:
+        """The inputs of the graph ``window`` in a golden case, by name."""
+        return {spec.name: np.ascontiguousarray(self.golden[f"tensor/{case}/{spec.name}"]) for spec in self.inputs}
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The manifest's."""
+        return self.manifest.inputs
+
+    def graph(self, name: str, precision: str) -> GraphFile:
+        """A graph in one precision, its bytes checked, its inputs, outputs and files those that the manifest says.
 
         Raises:
-            BundleError: the bundle has no such precision, or the file changed since it was opened.
+            BundleError: there is no such graph or precision, a file changed since the export, or the graph is not what
+                the manifest says.
         """
-        member = self.manifest.graphs.get(precision)
-        if member is None:
+        graph = self.manifest.graphs.get(name)
+        member = None if graph is None else graph.files.get(precision)
+        if graph is None or member is None:
+            there = ", ".join(self.manifest.precisions if graph is not None else self.manifest.graphs)
+            what = f"{precision} graph" if name == WINDOW else f"{precision} graph {name!r}"
+            raise BundleError(f"{self.where}: no {what} in this bundle; it has {there}")
+        model = _verified(self.where, member, self.manifest.files[member], self._read)
+        try:
+            facts = onnxfile.read(model)
+        except onnxfile.OnnxFileError as error:
+            raise BundleError(f"{self.where}: {member} is no ONNX file ({error}); export the bundle again") from error
+        found = [(one.name, one.shape, one.dtype) for one in (*facts.inputs, *facts.outputs)]
+        wanted = [(one.name, one.shape, one.dtype) for one in (*graph.inputs, *graph.outputs)]
+        if found != wanted:
+            raise BundleError(f"{self.where}: {member} has {found}, the manifest says {wanted}; export it again")
+        if facts.hidden:
+            raise BundleError(f"{self.where}: {member} keeps weights in places that no export uses; refused")
+        return GraphFile(model, {one.name: self._weight(member, one) for one in facts.external})
+
+    def verify(self) -> None:
+        """Check the hash of every file, also of those that nothing here will use.
+
+        Raises:
+            BundleError: naming the first file that is missing or altered.
+        """
+        for member, sha256 in self.manifest.files.items():
+            _verified(self.where, member, sha256, self._read)
+
+    def _weight(self, graph: str, place: onnxfile.External) -> Tensor:
+        sha256 = self.manifest.files.get(place.location)
+        if sha256 is None:
             raise BundleError(
-                f"{self.where}: no {precision} graph in this bundle; it has {', '.join(self.manifest.graphs)}"
+                f"{self.where}: {graph} wants weights from {place.location!r}, which is no file of this bundle; refused"
             )
-        return _verified(self.where, member, self.manifest.files[member], self._read)
+        data = self._shared.get(place.location)
+        if data is None:
+            data = np.frombuffer(_verified(self.where, place.location, sha256, self._read), np.uint8)
+            self._shared[place.location] = data
+        try:
+            dtype = np.dtype(place.dtype)
+        except TypeError as error:
+            raise BundleError(f"{self.where}: {graph} has weights of {place.dtype}; export it again") from error
+        count = 1
+        for side in place.shape:
+            count *= side
+        size = count * dtype.itemsize
+        if min(place.shape, default=1) < 1 or place.offset < 0 or place.length not in (-1, size):
+            raise BundleError(f"{self.where}: {graph} garbles the place of {place.name!r}; export it again")
+        if place.offset + size > len(data):
+            raise BundleError(f"{self.where}: {graph} wants more of {place.location} than there is; export it again")
+        return data[place.offset : place.offset + size].view(dtype).reshape(place.shape)
 
 
 def packaged() -> tuple[str, ...]:
@@ -241,8 +263,14 @@ def _zip_reader(archive: Path) -> Callable[[str], bytes]:
     def read(member: str) -> bytes:
         member = top + member
         with zipfile.ZipFile(archive) as opened:
-            if opened.getinfo(member).file_size > MAX_MEMBER_BYTES:
+            info = opened.getinfo(member)
+            if info.file_size > MAX_MEMBER_BYTES:
                 raise BundleError(f"{archive}: {member} unpacks to more than {MAX_MEMBER_BYTES >> 30} GiB")
+            if info.file_size > max(MODEST_BYTES, MAX_INFLATION * info.compress_size):
+                raise BundleError(
+                    f"{archive}: {member} unpacks to {info.file_size / max(1, info.compress_size):.0f} times its size: "
+                    "no network does; unpack it yourself if you trust it, and give the folder"
+                )
             return opened.read(member)
 
     return read
@@ -275,10 +303,7 @@ def _open(where: Path) -> Bundle:
         raise BundleError(f"{where}: can't be read ({error.strerror}); choose another bundle") from error
     except _DAMAGED as error:
         raise BundleError(f"{where}: {MANIFEST} is damaged ({error}); export or install the bundle again") from error
-    manifest = _parse(document, where)
-    for member in manifest.files:
-        if member != GOLDEN:
-            _verified(where, member, manifest.files[member], read)
+    manifest = _checked(document, where)
     try:
         # allow_pickle stays off: a golden file may come from a stranger.
         with np.load(io.BytesIO(_verified(where, GOLDEN, manifest.files[GOLDEN], read)), allow_pickle=False) as stored:
@@ -289,7 +314,7 @@ def _open(where: Path) -> Bundle:
     return Bundle(manifest, where, golden, read)
 
 
-def _parse(document: Any, where: Path) -> Manifest:
+def _checked(document: object, where: Path) -> Manifest:
     """Build the manifest from its JSON, refusing whatever this version would misread."""
     if not isinstance(document, dict) or "schema" not in document:
         raise BundleError(f"{where}: {MANIFEST} has no schema version; expected a bundle made by `python -m export`")
@@ -298,95 +323,16 @@ def _parse(document: Any, where: Path) -> Manifest:
             f"{where}: bundle schema {document['schema']!r}, this version of edge reads schema {SCHEMA}; "
             "export the bundle again with this version, or install the edge version it was made with"
         )
-    if document.get("digest") != _digest(document):
+    if document.get("digest") != digest(document):
         raise BundleError(f"{where}: {MANIFEST} was altered after export (digest differs); export the bundle again")
     try:
-        manifest = Manifest(
-            name=str(document["name"]),
-            family=str(document["family"]),
-            labels=tuple(document["labels"]),
-            inputs=tuple(_input(entry) for entry in document["inputs"]),
-            outputs=tuple(
-                OutputSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in document["outputs"]
-            ),
-            graphs=dict(document["graphs"]),
-            temperature=float(document["temperature"]),
-            abstain_below=float(document["abstain_below"]),
-            tolerances=dict(document["tolerances"]),
-            data=dict(document["data"]),
-            licence=str(document["licence"]),
-            metrics=dict(document["metrics"]),
-            files=dict(document["files"]),
-        )
+        manifest = parse(document)
         problem = contradiction(manifest)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise BundleError(f"{where}: {MANIFEST} lacks or garbles {error}; export the bundle again") from error
     if problem:
         raise BundleError(f"{where}: {problem}; export the bundle again")
     return manifest
-
-
-def _input(entry: Mapping[str, Any]) -> InputSpec:
-    normalisation, alignment = entry["normalisation"], entry["alignment"]
-    return InputSpec(
-        name=entry["name"],
-        kind=entry["kind"],
-        shape=tuple(entry["shape"]),
-        dtype=entry["dtype"],
-        colour=entry["colour"],
-        interpolation=entry["interpolation"],
-        normalisation=Normalisation(
-            normalisation["kind"],
-            tuple(normalisation["mean"]),
-            tuple(normalisation["std"]),
-            float(normalisation["min_std"]),
-        ),
-        alignment=Alignment(tuple(alignment["left_eye"]), tuple(alignment["right_eye"])),
-    )
-
-
-def contradiction(manifest: Manifest) -> str | None:
-    """The first thing in a manifest that can't be, or None. Used by the reader and by the writer."""
-    if len(manifest.labels) < 2 or len(set(manifest.labels)) != len(manifest.labels):
-        return f"labels must be two or more different names, got {list(manifest.labels)}"
-    if [output.shape for output in manifest.outputs] != [(1, len(manifest.labels))]:
-        return f"expected one output of shape (1, {len(manifest.labels)}), one logit a label"
-    if len(manifest.inputs) != 1:
-        return f"expected one input, got {len(manifest.inputs)}"
-    spec = manifest.inputs[0]
-    for value, allowed, what in (
-        (spec.kind, KINDS, "input kind"),
-        (spec.colour, tuple(COLOURS), "colour"),
-        (spec.dtype, DTYPES, "input dtype"),
-        (spec.interpolation, INTERPOLATIONS, "interpolation"),
-        (spec.normalisation.kind, ("per_image", "fixed"), "normalisation"),
-    ):
-        if value not in allowed:
-            return f"{what} {value!r} is unknown to this version of edge; it knows {', '.join(allowed)}"
-    if len(spec.shape) != 4 or spec.shape[:2] != (1, COLOURS[spec.colour]) or min(spec.shape) < 1:
-        return f"a {spec.colour} face must have shape (1, {COLOURS[spec.colour]}, H, W), got {spec.shape}"
-    if spec.normalisation.kind == "fixed" and not (
-        len(spec.normalisation.mean) == len(spec.normalisation.std) == spec.channels and min(spec.normalisation.std) > 0
-    ):
-        return f"fixed normalisation needs {spec.channels} means and as many positive standard deviations"
-    if spec.alignment.left_eye[0] >= spec.alignment.right_eye[0]:
-        return "the left eye of the alignment must be left of the right one"
-    if not spec.normalisation.min_std > 0:
-        return "min_std must be positive"
-    if not all(0 <= bound < 1 for bound in manifest.tolerances.values()):
-        return "tolerances must be within 0..1: a larger one lets anything pass"
-    if not 0 < manifest.temperature < 1000 or not 0 <= manifest.abstain_below <= 1:
-        return "temperature must be positive and abstain_below within 0..1"
-    listed = {GOLDEN, *manifest.graphs.values()}
-    if not manifest.graphs or not listed <= set(manifest.files):
-        return f"files must list {GOLDEN} and every graph with its sha256"
-    for member in manifest.files:
-        path = PurePosixPath(member)
-        if path.is_absolute() or ".." in path.parts or "\\" in member:
-            return f"file name {member!r} leaves the bundle's folder"
-    if missing := {"tensor", *manifest.graphs} - set(manifest.tolerances):
-        return f"no tolerance for {', '.join(sorted(missing))}"
-    return None
 
 
 def _check_golden(golden: Mapping[str, Tensor], manifest: Manifest, where: Path) -> None:
@@ -397,43 +343,37 @@ def _check_golden(golden: Mapping[str, Tensor], manifest: Manifest, where: Path)
             f"({list(labels)}); export the bundle again"
         )
     cases = [key.split("/", 1)[1] for key in golden if key.startswith("logits/")]
-    wanted = {f"{part}/{case}" for part in ("picture", "eyes", "tensor") for case in cases} | {"no_face"}
-    if not cases or not wanted <= set(golden):
-        raise BundleError(f"{where}: {GOLDEN} lacks {', '.join(sorted(wanted - set(golden))) or 'every case'}")
-    (spec,), (output,) = manifest.inputs, manifest.outputs
-    forms: dict[str, tuple[tuple[int, ...], str]] = {
-        "eyes": ((2, 2), "float32"),
-        "tensor": (spec.shape, spec.dtype),
-        "logits": (output.shape, output.dtype),
-    }
-    for key, value in golden.items():
-        part = key.split("/", 1)[0]
-        if part in forms and (value.shape, value.dtype.name) != forms[part]:
-            raise BundleError(f"{where}: {GOLDEN} has {key} of {value.shape} {value.dtype}; expected {forms[part]}")
-        if part in ("picture", "no_face") and (value.ndim != 3 or value.dtype != np.uint8 or min(value.shape) < 3):
-            raise BundleError(f"{where}: {GOLDEN} has {key} of {value.shape} {value.dtype}; expected a BGR picture")
-        if part == "eyes" and np.ptp(value, axis=0).max() < 1:
+    frames = 1 if manifest.window is None else manifest.window.length
+    forms: dict[str, tuple[tuple[int, ...], str]] = {}
+    for case in cases:
+        forms[f"eyes/{case}"] = (frames, 2, 2), "float32"
+        forms[f"logits/{case}"] = (1, len(manifest.labels)), "float32"
+        for spec in manifest.inputs:
+            forms[f"tensor/{case}/{spec.name}"] = spec.shape, spec.dtype
+    pictures = {f"picture/{case}" for case in cases}
+    missing = ({*forms} | pictures | {"no_face"}) - set(golden)
+    if not cases or missing:
+        raise BundleError(f"{where}: {GOLDEN} lacks {', '.join(sorted(missing)) if cases else 'every case'}")
+    for key, form in forms.items():
+        value = golden[key]
+        if (value.shape, value.dtype.name) != form:
+            raise BundleError(f"{where}: {GOLDEN} has {key} of {value.shape} {value.dtype}; expected {form}")
+        if key.startswith("eyes/") and np.ptp(value, axis=1).max(axis=1).min() < 1:
             raise BundleError(f"{where}: {GOLDEN} has {key} where both eyes are one point")
-
-
-def _digest(document: Mapping[str, Any]) -> str:
-    facts = {key: value for key, value in document.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def to_document(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as the JSON object that is written, schema and digest included."""
-    document = json.loads(json.dumps({"schema": SCHEMA, **asdict(manifest)}))
-    document["digest"] = _digest(document)
-    return dict(document)
+    for key in {"no_face"} | pictures:
+        value = golden[key] if key == "no_face" else golden[key][:1]
+        if key != "no_face" and golden[key].shape[:1] != (frames,):
+            raise BundleError(f"{where}: {GOLDEN} has {key} of {golden[key].shape}; expected {frames} pictures")
+        shape = value.shape if key == "no_face" else value.shape[1:]
+        if len(shape) != 3 or shape[2] != 3 or value.dtype != np.uint8 or min(shape) < 3:
+            raise BundleError(f"{where}: {GOLDEN} has {key} of {value.shape} {value.dtype}; expected BGR pictures")
 
 
 def write(
     target: str | os.PathLike[str],
     manifest: Manifest,
-    members: Mapping[str, bytes],
+    members: Mapping[str, bytes | Path],
     golden: Mapping[str, Tensor],
-    *,
     verify: Sequence[Callable[[Bundle], None]] = (),
 ) -> Bundle:
     """Write a bundle folder atomically: it is there whole and verified, or not at all.
@@ -441,7 +381,7 @@ def write(
     Args:
         target: folder to create; must not exist.
         manifest: the facts; ``files`` is filled in here.
-        members: ONNX files by the names that ``manifest.graphs`` gives them.
+        members: ONNX files, and files of weights, by name. A path is copied.
         golden: as described at :class:`Bundle`.
         verify: called with the finished bundle before it is moved into place; an exception leaves nothing behind.
 
@@ -459,11 +399,13 @@ def write(
     try:
         stored = io.BytesIO()
         np.savez_compressed(stored, **dict(golden))  # type: ignore[arg-type]  # its stub sees only allow_pickle
-        contents = {**members, GOLDEN: stored.getvalue()}
-        files = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
+        for name, data in {**members, GOLDEN: stored.getvalue()}.items():
+            if isinstance(data, Path):
+                shutil.copyfile(data, staging / name)
+            else:
+                (staging / name).write_bytes(data)
+        files = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
         document = to_document(replace(manifest, files=files))
-        for name, data in contents.items():
-            (staging / name).write_bytes(data)
         (staging / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         staging.chmod(0o755)
         bundle = _open(staging)
@@ -475,3 +417,11 @@ def write(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return _open(target)
+
+
+def _sha256(path: Path) -> str:
+    digested = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digested.update(block)
+    return digested.hexdigest()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edge.bundle import Bundle
+from edge.bundle import ANSWER, WINDOW, Bundle
 from edge.engine.contract import Engine
 from edge.errors import BundleError
 from edge.faces.detect import FaceDetector
-from edge.preprocess import face_crop, to_tensor
 from edge.smooth import softmax
+from edge.window import Cutter, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +26,45 @@ class Finding:
 
 
 def check_preprocessing(bundle: Bundle) -> list[Finding]:
-    """Picture and eyes to tensor: largest difference from the golden tensor, in the tensor's unit, case by case."""
-    (spec,) = bundle.manifest.inputs
-    allowed = bundle.manifest.tolerances["tensor"]
+    """Pictures and eyes to tensors: largest difference from the golden ones, in the tensor's unit, case by case."""
+    cutter, allowed = Cutter(bundle.manifest), bundle.manifest.tolerances["tensor"]
     findings = []
     for case in bundle.cases:
-        crop = face_crop(bundle.golden[f"picture/{case}"], bundle.golden[f"eyes/{case}"], spec)
-        findings.append(
-            _compare(f"pixels -> tensor, {case}", to_tensor(crop, spec), bundle.golden[f"tensor/{case}"], allowed)
-        )
+        frames = zip(bundle.golden[f"picture/{case}"], bundle.golden[f"eyes/{case}"], strict=True)
+        wanted = bundle.window(case)
+        for name, tensor in cutter.window(frames).items():
+            what = case if len(wanted) == 1 else f"{case}, {name}"
+            findings.append(_compare(f"pixels -> tensor, {what}", tensor, wanted[name], allowed))
     return findings
 
 
 def check_engine(bundle: Bundle, engine: Engine) -> list[Finding]:
-    """Golden tensor to logits: largest difference in calibrated probability, case by case."""
-    (spec,), (output,) = bundle.manifest.inputs, bundle.manifest.outputs
+    """Golden tensors to logits, as the robot gets them: largest difference in calibrated probability, case by case.
+
+    A bundle that sees windows is run image by image, through its encoders and its head.
+    """
+    windows, allowed = Windows(engine), bundle.manifest.tolerances[engine.precision]
+    what = f"{engine.backend} {engine.precision}"
+    findings = []
+    for case in bundle.cases:
+        logits = windows.stream(bundle.window(case))
+        findings.append(_answers(bundle, f"tensor -> probabilities, {what}, {case}", logits, case, allowed))
+    return findings
+
+
+def check_window(bundle: Bundle, engine: Engine) -> list[Finding]:
+    """Golden tensors to logits through the graph ``window``, where a bundle that sees windows has it in a precision.
+
+    That graph is the whole network at once: what the encoders and the head must equal.
+    """
+    if not bundle.manifest.streams or engine.precision not in bundle.manifest.graphs[WINDOW].files:
+        return []
     allowed = bundle.manifest.tolerances[engine.precision]
     findings = []
     for case in bundle.cases:
-        logits = engine.run({spec.name: np.ascontiguousarray(bundle.golden[f"tensor/{case}"])})[output.name]
-        found = softmax(logits / bundle.manifest.temperature)
-        wanted = softmax(bundle.golden[f"logits/{case}"] / bundle.manifest.temperature)
-        findings.append(
-            _compare(f"tensor -> probabilities, {engine.backend} {engine.precision}, {case}", found, wanted, allowed)
-        )
+        logits = engine.run(bundle.window(case), WINDOW)[ANSWER][0]
+        what = f"whole window -> probabilities, {engine.backend} {engine.precision}, {case}"
+        findings.append(_answers(bundle, what, logits, case, allowed))
     return findings
 
 
@@ -71,6 +86,13 @@ def require(bundle: Bundle, findings: Iterable[Finding]) -> None:
                 f"{bundle.where}: golden vectors are not reproduced here ({finding.what}: {finding.detail}); "
                 f"type: edge check {bundle.where}, and export the bundle again"
             )
+
+
+def _answers(bundle: Bundle, what: str, logits: np.ndarray | None, case: str, allowed: float) -> Finding:
+    if logits is None:
+        return Finding(what, False, "no answer to a whole window")
+    found = softmax(logits[None] / bundle.manifest.temperature)
+    return _compare(what, found, softmax(bundle.golden[f"logits/{case}"] / bundle.manifest.temperature), allowed)
 
 
 def _compare(what: str, found: np.ndarray, wanted: np.ndarray, allowed: float) -> Finding:

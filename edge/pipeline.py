@@ -1,6 +1,6 @@
 """Frame to Result: the whole story on one page. No threads here, and no clock but the one that times the stages.
 
-frame -> detect -> track -> landmarks -> align -> infer -> smooth -> result
+frame -> detect -> track -> landmarks -> align -> flow -> infer -> smooth -> result
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.faces.detect import Detection, FaceDetector, Grey, distinct
 from edge.faces.landmarks import Landmarks
-from edge.faces.track import Tracker
-from edge.preprocess import face_crop, to_tensor
-from edge.smooth import Smoother, Smoothing
-from edge.types import Box, Face, Frame, Result
+from edge.faces.track import Track, Tracker
+from edge.smooth import Probabilities, Smoother, Smoothing
+from edge.types import Box, Face, FaceState, Frame, Result
+from edge.window import Windows
 
-STAGES = ("detect", "landmarks", "align", "infer", "smooth", "total")
-"""Keys of ``Result.timings_ms``, in order. Those of a stage that runs once a face are summed over the faces."""
+STAGES = ("detect", "landmarks", "align", "flow", "infer", "smooth", "total")
+"""Keys of ``Result.timings_ms``, in order; ``flow`` is there where the bundle wants motion. Those of a stage that runs
+once a face are summed over the faces."""
 
 LOOK_AROUND_NS = 500_000_000
 """The whole frame is searched at least this often; between, only the regions around known faces are."""
@@ -51,11 +52,16 @@ class Pipeline:
         always_search: bool = False,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self._labels = bundle.manifest.labels
-        (self._input,), (self._output,) = bundle.manifest.inputs, bundle.manifest.outputs
-        self._engine, self._detector, self._landmarks = engine, detector, landmarks
+        manifest = bundle.manifest
+        self._labels = manifest.labels
+        self._detector, self._landmarks = detector, landmarks
         self._tracker = Tracker()
-        self._smoother = Smoother(bundle.manifest.temperature, bundle.manifest.abstain_below, smoothing)
+        self._windows = Windows(engine)
+        self._stages = tuple(stage for stage in STAGES if stage != "flow" or self._windows.cutter.moves)
+        self._smoother = Smoother(manifest.temperature, manifest.abstain_below, smoothing)
+        if manifest.window is not None:
+            # What was said of a face ends with the window that it was said from.
+            self._smoother.forget_ns = round(manifest.window.gap_ms * 1e6)
         self._always_search = always_search
         self._clock = clock
         self._known: list[Box] = []
@@ -68,7 +74,7 @@ class Pipeline:
             frame: checked by :func:`edge.source.check_frame`.
         """
         now = frame.captured_ns
-        spent = dict.fromkeys(STAGES, 0)
+        spent = dict.fromkeys(self._stages, 0)
         begun = last = self._clock()
 
         def lap(stage: str) -> None:
@@ -87,14 +93,15 @@ class Pipeline:
         for track in tracks:
             eyes = self._landmarks.eyes(self._landmarks.points(grey, track.box))
             lap("landmarks")
-            tensor = to_tensor(face_crop(frame.image, eyes, self._input), self._input)
+            crops = self._windows.cutter.cut(frame.image, eyes)
             lap("align")
-            logits = self._engine.run({self._input.name: tensor})[self._output.name][0]
+            tensors = self._windows.advance(track.id, crops, now)
+            lap("flow" if "flow" in spent else "align")
+            logits = None if tensors is None else self._windows.answer(track.id, tensors)
             lap("infer")
-            label, probabilities, state = self._smoother.update(track.id, logits, now)
-            by_label = dict(zip(self._labels, probabilities.tolist(), strict=True))
-            faces.append(Face(track.id, track.box, self._labels[label], by_label[self._labels[label]], by_label, state))
+            faces.append(self._face(track, self._smoother.update(track.id, logits, now)))
             lap("smooth")
+        self._windows.forget(now)
         self._smoother.forget(now)
         spent["total"] = self._clock() - begun
         return Result(
@@ -103,6 +110,13 @@ class Pipeline:
             tuple(sorted(faces, key=lambda face: face.id)),
             {stage: nanoseconds / 1e6 for stage, nanoseconds in spent.items()},
         )
+
+    def _face(self, track: Track, said: tuple[int, Probabilities, FaceState] | None) -> Face:
+        if said is None:
+            return Face(track.id, track.box, None, 0.0, {}, FaceState.WARMING_UP)
+        label, probabilities, state = said
+        by_label = dict(zip(self._labels, probabilities.tolist(), strict=True))
+        return Face(track.id, track.box, self._labels[label], by_label[self._labels[label]], by_label, state)
 
     def _find(self, grey: Grey, now: int) -> list[Box]:
         """Near the known faces where that will do; everywhere at times, and whenever a known face is not found."""

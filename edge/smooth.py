@@ -55,24 +55,35 @@ class Smoother:
     abstain_below: float
     smoothing: Smoothing = field(default_factory=Smoothing)
     forget_ns: int = 1_000_000_000
+    """What was said of a face that gave no answer for longer than this counts no more."""
     _faces: dict[int, _Memory] = field(default_factory=dict)
 
-    def update(self, face: int, logits: npt.NDArray[np.float32], now_ns: int) -> tuple[int, Probabilities, FaceState]:
+    def update(
+        self, face: int, logits: npt.NDArray[np.float32] | None, now_ns: int
+    ) -> tuple[int, Probabilities, FaceState] | None:
         """Take in one frame's answer for one face.
 
         Args:
             face: its id.
-            logits: float32 (K,).
+            logits: float32 (K,), or None where the frame gave no new answer.
             now_ns: capture time.
 
         Returns:
-            Index of the label, smoothed probabilities (K,) that sum to 1, and how far to trust them.
+            Index of the label, smoothed probabilities (K,) that sum to 1, and how far to trust them; None where there
+            has been no answer yet.
         """
-        now = softmax(logits / self.temperature)
         memory = self._faces.get(face)
-        if memory is None or now_ns - memory.seen_ns > self.forget_ns:
+        if memory is not None and now_ns - memory.seen_ns > self.forget_ns:
+            del self._faces[face]
+            memory = None
+        if logits is None:
+            if memory is None:
+                return None
+        elif memory is None:
+            now = softmax(logits / self.temperature)
             memory = self._faces[face] = _Memory(now_ns, now_ns, now, int(now.argmax()))
         else:
+            now = softmax(logits / self.temperature)
             keep = 0.0
             if self.smoothing.time_constant_ms > 0:
                 keep = math.exp(-(now_ns - memory.seen_ns) / (self.smoothing.time_constant_ms * 1e6))

@@ -80,12 +80,13 @@ class Face:
     """Stays with the person from frame to frame; never used twice by one recognizer."""
     box: Box
     """Where the face is, in pixels of the frame."""
-    label: str
-    """The most probable expression after smoothing, one of the bundle's labels."""
+    label: str | None
+    """The most probable expression after smoothing, one of the bundle's labels; None while a network that sees a window
+    of frames has not seen enough of them: nothing is ever guessed."""
     confidence: float
-    """Its calibrated, smoothed probability, 0..1."""
+    """Its calibrated, smoothed probability, 0..1; 0 without a label."""
     probabilities: Mapping[str, float]
-    """Calibrated, smoothed probability by label, in the bundle's order; sums to 1."""
+    """Calibrated, smoothed probability by label, in the bundle's order; sums to 1. Empty without a label."""
     state: FaceState
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import torch
 
 from edge import check
 from edge.arguments import Parser
-from edge.bundle import Bundle, InputSpec, Manifest, OutputSpec, write
+from edge.bundle import ANSWER, WINDOW, Bundle, Graph, InputSpec, Manifest, TensorSpec, write
 from edge.engine import open_engine
 from edge.errors import EdgeError
 from edge.faces.detect import FaceDetector
+from edge.types import Tensor
 from export.accuracy import measure
 from export.golden import golden_vectors
 from export.to_onnx import ExportError, to_onnx
@@ -73,17 +74,19 @@ def export(checkpoint: Checkpoint, out: Path, *, name: str | None = None, evalua
         EdgeError: the graph is not the network, a golden vector is not reproduced, or ``out`` can't be written.
     """
     network, inputs = _exportable(checkpoint)
-    outputs = (OutputSpec("logits", (1, len(checkpoint.labels)), "float32"),)
+    outputs = (TensorSpec(ANSWER, (1, len(checkpoint.labels))),)
     graph = to_onnx(network, inputs, outputs)
-    golden = golden_vectors(network, inputs[0], checkpoint.labels)
     held_out = f"{checkpoint.corpus} held out of training"
     manifest = Manifest(
         name=name or out.name,
         family=checkpoint.family,
         labels=checkpoint.labels,
         inputs=inputs,
-        outputs=outputs,
-        graphs={"fp32": "model.fp32.onnx"},
+        graphs={
+            WINDOW: Graph(
+                tuple(TensorSpec(one.name, one.shape) for one in inputs), outputs, {"fp32": "model.fp32.onnx"}
+            )
+        },
         temperature=round(checkpoint.temperature, 6),
         abstain_below=round(checkpoint.abstain_below, 4),
         tolerances=TOLERANCES,
@@ -97,7 +100,8 @@ def export(checkpoint: Checkpoint, out: Path, *, name: str | None = None, evalua
         licence=LICENCES.get(checkpoint.corpus, "As the corpus it was trained on."),
         metrics={held_out: dict(checkpoint.held_out)} if checkpoint.held_out else {},
     )
-    members = {"model.fp32.onnx": graph}
+    golden = golden_vectors(manifest, lambda tensors: _answer(network, tensors))
+    members: dict[str, bytes | Path] = {"model.fp32.onnx": graph}
     if evaluate is not None:
         # Measured on the very bytes that will ship, in a first copy that is thrown away.
         figures: dict[str, Any] = {}
@@ -130,17 +134,22 @@ def _exportable(checkpoint: Checkpoint) -> tuple[torch.nn.Module, tuple[InputSpe
     return network, inputs
 
 
+def _answer(network: torch.nn.Module, tensors: Mapping[str, Tensor]) -> Tensor:
+    with torch.inference_mode():
+        return np.asarray(network(*(torch.from_numpy(one) for one in tensors.values())).numpy())
+
+
 def _same_as(network: torch.nn.Module) -> Callable[[Bundle], None]:
     def verify(bundle: Bundle) -> None:
         """The graph must answer what the network answers, on inputs it was not exported with."""
         engine = open_engine(bundle, "onnxruntime", "fp32")
-        (spec,), (output,) = bundle.manifest.inputs, bundle.manifest.outputs
+        (spec,) = bundle.manifest.inputs
         generator = np.random.default_rng(1)
         for _ in range(8):
             tensor = generator.standard_normal(spec.shape).astype(np.float32)
             with torch.inference_mode():
                 wanted = network(torch.from_numpy(tensor)).softmax(1).numpy()
-            found = torch.from_numpy(engine.run({spec.name: tensor})[output.name]).softmax(1).numpy()
+            found = torch.from_numpy(engine.run({spec.name: tensor})[ANSWER]).softmax(1).numpy()
             difference = float(np.abs(found - wanted).max())
             if difference > TOLERANCES["fp32"]:
                 raise ExportError(f"the graph differs from the network by {difference:.1e} in probability")

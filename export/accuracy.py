@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.bundle import Bundle
+from edge.bundle import ANSWER, Bundle
 from edge.engine import Engine, open_engine
 from edge.errors import EdgeError
 from edge.preprocess import to_tensor
@@ -29,7 +29,7 @@ def predict(bundle: Bundle, engine: Engine, pictures: Examples) -> Logits:
     Raises:
         CorpusError: labels or size differ from the bundle's.
     """
-    (spec,), (output,) = bundle.manifest.inputs, bundle.manifest.outputs
+    (spec,) = bundle.manifest.inputs
     if pictures.names != bundle.manifest.labels:
         raise CorpusError(
             f"{pictures.corpus}: labels {list(pictures.names)} differ from the bundle's {list(bundle.manifest.labels)}"
@@ -40,7 +40,7 @@ def predict(bundle: Bundle, engine: Engine, pictures: Examples) -> Logits:
             f"{pictures.corpus}: grey crops of {crops.shape[1:]} pixels; the bundle wants "
             f"{spec.colour} {spec.height}x{spec.width}"
         )
-    return np.concatenate([engine.run({spec.name: to_tensor(crop, spec)})[output.name] for crop in crops])
+    return np.concatenate([engine.run({spec.name: to_tensor(crop, spec)})[ANSWER] for crop in crops])
 
 
 def measure(bundle: Bundle, engine: Engine, corpus: str, data: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from edge.bundle import InputSpec, OutputSpec
+from edge.bundle import InputSpec, TensorSpec
 from edge.errors import EdgeError
 
 OPSET = 18
@@ -22,7 +22,7 @@ class ExportError(EdgeError):
     """A network that can't become a graph, or a graph that isn't the network."""
 
 
-def to_onnx(network: nn.Module, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> bytes:
+def to_onnx(network: nn.Module, inputs: Sequence[InputSpec], outputs: Sequence[TensorSpec]) -> bytes:
     """Export with batch 1 and static shapes; batch normalisation is folded into the convolutions.
 
     Args:

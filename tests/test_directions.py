@@ -29,7 +29,7 @@ STAGES = (
     "smooth",
     "outputs",
 )
-JOINERS = {"pipeline", "recognizer", "check", "doctor", "__main__"}
+JOINERS = {"pipeline", "window", "recognizer", "check", "doctor", "__main__"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -16,7 +16,7 @@ __all__ = ["BACKENDS", "PRECISIONS", "Engine", "open_engine"]
 
 
 def open_engine(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> Engine:
-    """Load a bundle's graph.
+    """Load a bundle's graphs.
 
     Args:
         bundle: opened and verified.
@@ -26,7 +26,7 @@ def open_engine(bundle: Bundle, backend: str = "auto", precision: str = "auto") 
     Raises:
         OptionError: an unknown name.
         BackendError: the backend can't run here.
-        BundleError: the bundle has no graph of this precision.
+        BundleError: the bundle has no graphs of this precision, or they can't be trusted.
     """
     if backend not in BACKENDS:
         raise OptionError(f"backend {backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
@@ -35,7 +35,7 @@ def open_engine(bundle: Bundle, backend: str = "auto", precision: str = "auto") 
     if backend == "tensorrt":
         raise BackendError("the tensorrt backend is not part of this version; type: --backend onnxruntime (or auto)")
     if precision == "auto":
-        precision = "fp32" if "fp32" in bundle.manifest.graphs else next(iter(bundle.manifest.graphs))
+        precision = bundle.manifest.precisions[0]
     from edge.engine.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(bundle, precision)

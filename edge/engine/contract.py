@@ -1,4 +1,4 @@
-"""What every engine is: the public method checks, a backend writes only ``_run``."""
+"""What every engine is: the public method checks, a backend writes only ``_load`` and ``_run``."""
 
 from __future__ import annotations
 
@@ -8,54 +8,78 @@ from typing import ClassVar
 
 import numpy as np
 
-from edge.bundle import Bundle
-from edge.errors import BackendError
+from edge.bundle import WINDOW, Bundle
+from edge.errors import BackendError, BundleError
 from edge.types import Tensor
 
 
 class Engine(ABC):
-    """A loaded graph.
+    """The graphs of a bundle in one precision, loaded: those that run on a robot at once, others when first asked for.
 
     Args:
-        bundle: where the graph and its facts come from.
-        precision: which of its graphs.
+        bundle: where the graphs and their facts come from.
+        precision: which of its precisions.
     """
 
     backend: ClassVar[str]
 
     def __init__(self, bundle: Bundle, precision: str) -> None:
+        if precision not in bundle.manifest.precisions:
+            there = ", ".join(bundle.manifest.precisions)
+            raise BundleError(f"{bundle.where}: no {precision} graph in this bundle; it has {there}")
         self.precision = precision
-        self.manifest = bundle.manifest
+        self.bundle, self.manifest = bundle, bundle.manifest
+        self._loaded: set[str] = set()
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the graph once.
+    def run(self, inputs: Mapping[str, Tensor], graph: str = WINDOW) -> dict[str, Tensor]:
+        """Run a graph once.
 
         Args:
             inputs: a C-contiguous array by input name, of exactly the manifest's shape and dtype.
+            graph: which of the manifest's graphs.
 
         Returns:
             An array by output name, of the manifest's shape and dtype; valid for as long as it is kept.
 
         Raises:
             BackendError: names, shapes or dtypes differ from the manifest's, or the answer isn't finite.
+            BundleError: the bundle has no such graph in this precision.
         """
-        wanted = {spec.name: (spec.shape, spec.dtype) for spec in self.manifest.inputs}
+        self.load(graph)
+        facts = self.manifest.graphs[graph]
+        wanted = {spec.name: (spec.shape, spec.dtype) for spec in facts.inputs}
         given = {name: (value.shape, value.dtype.name) for name, value in inputs.items()}
         if given != wanted:
             raise BackendError(f"{self.manifest.name}: engine was given {given}; expected {wanted}")
-        outputs = self._run(inputs)
-        for spec in self.manifest.outputs:
+        outputs = self._run(graph, inputs)
+        for spec in facts.outputs:
             value = outputs.get(spec.name)
             if value is None or value.shape != spec.shape or value.dtype.name != spec.dtype:
                 found = None if value is None else (value.shape, value.dtype.name)
-                raise BackendError(f"{self.manifest.name}: graph answered {spec.name} {found}; expected {spec.shape}")
+                raise BackendError(f"{self.manifest.name}: {graph} answered {spec.name} {found}; expected {spec.shape}")
             if not np.isfinite(value).all():
-                raise BackendError(f"{self.manifest.name}: graph answered NaN or infinity in {spec.name}")
+                raise BackendError(f"{self.manifest.name}: {graph} answered NaN or infinity in {spec.name}")
         return outputs
 
+    def load(self, *graphs: str) -> None:
+        """Make graphs ready, so that their first run takes no longer than others; all that run on a robot by default.
+
+        Raises:
+            BundleError: the bundle has no such graph in this precision, or its file can't be trusted.
+            BackendError: the backend can't load it.
+        """
+        for graph in graphs or self.manifest.running:
+            if graph not in self._loaded:
+                self._load(graph)
+                self._loaded.add(graph)
+
     @abstractmethod
-    def _run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the graph on checked inputs."""
+    def _load(self, graph: str) -> None:
+        """Load one graph of the bundle."""
+
+    @abstractmethod
+    def _run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run a loaded graph on checked inputs."""
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing that needs it
         """Release what the backend holds. May be called twice."""

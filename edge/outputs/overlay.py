@@ -54,7 +54,8 @@ def _draw_face(canvas: Image, face: Face, scale: float) -> None:
     cv2.rectangle(canvas, (left, top), (right, bottom), colour, max(1, round(2 * scale)), cv2.LINE_AA)
     caption = f"{face.id} {face.label} {face.confidence:.0%}"
     if face.state is not FaceState.OK:
-        caption = f"{face.id} {face.label}? {face.state.value.replace('_', ' ')}"
+        guess = "" if face.label is None else f" {face.label}?"
+        caption = f"{face.id}{guess} {face.state.value.replace('_', ' ')}"
     size, depth = cv2.getTextSize(caption, _FONT, scale * 0.8, 1)
     height = size[1] + depth + round(6 * scale)
     above = top - height if top >= height else bottom

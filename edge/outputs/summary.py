@@ -36,7 +36,8 @@ class Summary(Output):
         for face in result.faces:
             # Ids count up and are never used again.
             self._ids = max(self._ids, face.id)
-            self._labels[face.label] += 1
+            if face.label is not None:
+                self._labels[face.label] += 1
         for stage, spent in result.timings_ms.items():
             self._times.setdefault(stage, deque(maxlen=KEPT)).append(spent)
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import edge
-from edge import bundle as bundles
 from edge.__main__ import main
 from edge.bundle import GOLDEN, MANIFEST, Bundle
 from edge.camera import VideoSource, open_source
+from edge.manifest import digest
 from edge.source import read_picture
 
 
@@ -218,7 +218,7 @@ def forge(folder, edit):
     path = folder / MANIFEST
     document = json.loads(path.read_text())
     edit(document)
-    document["digest"] = bundles._digest(document)
+    document["digest"] = digest(document)
     path.write_text(json.dumps(document))
 
 
@@ -257,11 +257,12 @@ def test_manifests_that_are_none(face_bundle, text):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("picture/noise", np.zeros((0, 0, 3), np.uint8)),
-        ("picture/noise", np.zeros((9, 9, 3), np.float32)),
-        ("eyes/noise", np.zeros((2, 2), np.float32)),
-        ("eyes/noise", np.zeros((2, 3), np.float32)),
-        ("tensor/noise", np.zeros((1, 1, 8, 8), np.float32)),
+        ("picture/noise", np.zeros((1, 0, 0, 3), np.uint8)),
+        ("picture/noise", np.zeros((2, 9, 9, 3), np.uint8)),
+        ("picture/noise", np.zeros((1, 9, 9, 3), np.float32)),
+        ("eyes/noise", np.zeros((1, 2, 2), np.float32)),
+        ("eyes/noise", np.zeros((1, 2, 3), np.float32)),
+        ("tensor/noise/face", np.zeros((1, 1, 8, 8), np.float32)),
         ("logits/noise", np.zeros(7, np.float32)),
         ("no_face", np.zeros((9, 9), np.uint8)),
         ("labels", np.array("happy")),
@@ -291,7 +292,7 @@ def test_damaged_zips(face_bundle, tmp_path):
         data[place] ^= 0x55
         path.write_bytes(data)
         with pytest.raises(edge.BundleError):
-            Bundle.open(path)
+            Bundle.open(path).verify()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(edge.BundleError):
         Bundle.open(path)

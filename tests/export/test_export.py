@@ -67,7 +67,7 @@ def test_no_trace_of_the_exporting_machine(exported):
 
 def test_every_rung_of_the_ladder_exports():
     spec = cspp.inputs(cspp.Config())
-    output = (edge.bundle.OutputSpec("logits", (1, 7), "float32"),)
+    output = (edge.bundle.TensorSpec("logits", (1, 7)),)
     import onnxruntime
 
     for variant in cspp.VARIANTS:
@@ -88,7 +88,7 @@ def test_what_cannot_be_exported_says_so():
             return torch.from_numpy(np.linalg.svd(face.numpy())[1])
 
     with pytest.raises(ExportError, match="can't be exported to ONNX"):
-        to_onnx(Odd(), cspp.inputs(cspp.Config()), (edge.bundle.OutputSpec("logits", (1, 7), "float32"),))
+        to_onnx(Odd(), cspp.inputs(cspp.Config()), (edge.bundle.TensorSpec("logits", (1, 7)),))
 
 
 def test_bad_input_leaves_no_bundle(trained, exported, tmp_path, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge.bundle import Manifest, OutputSpec, contradiction
+from edge.bundle import Graph, Manifest, TensorSpec, contradiction
 from train.models.dam_cnn import (
     DAMCNN,
     SERD,
@@ -248,8 +248,11 @@ def test_input_is_one_that_a_bundle_can_state() -> None:
         family="dam_cnn",
         labels=("a", "b"),
         inputs=inputs(Config()),
-        outputs=(OutputSpec("logits", (1, 2), "float32"),),
-        graphs={"fp32": "x.onnx"},
+        graphs={
+            "window": Graph(
+                (TensorSpec("face", (1, 3, 224, 224)),), (TensorSpec("logits", (1, 2)),), {"fp32": "x.onnx"}
+            )
+        },
         temperature=1.0,
         abstain_below=0.0,
         tolerances={"tensor": 0.1, "fp32": 0.1},

@@ -1,0 +1,186 @@
+"""From a face in a frame to the network's answer: one crop at once, or a window of crops and of motion over time.
+
+A network that sees a window costs per frame what a frame costs: each new crop and each new flow image goes through an
+encoder once, its features into a ring of the last few, and a small head reads the rings. Nothing is ever padded: there
+is no answer until the window is full, and a face that was away for too long starts anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.bundle import ANSWER, FEATURE, HEAD, Manifest, Stream
+from edge.engine import Engine
+from edge.flow import flow, flow_image, named
+from edge.preprocess import face_crop, to_tensor
+from edge.types import Image, Points, Tensor
+
+ON_TIME = 0.75
+"""A frame enters a window that takes one every ``interval_ms`` when it is at least this share of that late: cameras are
+not punctual, and waiting for the next frame would halve the rate."""
+
+Crops = Mapping[str, Image]
+"""By input: what is cut from a frame for one face. For a flow image that is a grey crop."""
+
+
+class Cutter:
+    """Frames to crops, and crops to the network's tensors, one image at a time."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        # Motion is between crops of the flow's own size and alignment, in grey.
+        self._cut = {s.name: replace(s, colour="grey") if s.kind == "flow" else s for s in manifest.inputs}
+        self._specs = manifest.inputs
+        facts = dict(manifest.flow or {})
+        self._method = named(facts.pop("name"), **facts) if facts else None
+
+    def cut(self, image: Image, eyes: Points) -> Crops:
+        """The crops of one face in one frame.
+
+        Args:
+            image: BGR uint8 (H, W, 3).
+            eyes: float32 (2, 2), see :func:`edge.preprocess.face_crop`.
+        """
+        return {name: face_crop(image, eyes, spec) for name, spec in self._cut.items()}
+
+    def tensors(self, crops: Crops, before: Crops | None) -> dict[str, Tensor]:
+        """One image for each input, (1, C, H, W); with a flow, the motion since the crops ``before``."""
+        made = {}
+        for spec in self._specs:
+            crop = crops[spec.name]
+            if spec.kind == "flow":
+                assert before is not None
+                assert self._method is not None
+                crop = flow_image(flow(before[spec.name], crop, self._method))
+            made[spec.name] = to_tensor(crop, spec)
+        return made
+
+    @property
+    def moves(self) -> bool:
+        """Whether motion is wanted: the first frame of a window then only gives the second one its motion."""
+        return self._method is not None
+
+    def window(self, frames: Iterable[tuple[Image, Points]]) -> dict[str, Tensor]:
+        """The inputs of the graph ``window`` from exactly its frames, oldest first."""
+        made: dict[str, list[Tensor]] = {spec.name: [] for spec in self._specs}
+        before: Crops | None = None
+        for image, eyes in frames:
+            crops = self.cut(image, eyes)
+            if before is not None or not self.moves:
+                for name, tensor in self.tensors(crops, before).items():
+                    made[name].append(tensor)
+            before = crops
+        return {
+            spec.name: made[spec.name][0] if spec.kind == "face" else np.stack(made[spec.name], axis=1)
+            for spec in self._specs
+        }
+
+
+@dataclass(slots=True)
+class _Rings:
+    """What one stream remembers of one face."""
+
+    stream: Stream
+    images: deque[Tensor]
+    features: deque[Tensor]
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of one face."""
+
+    entered_ns: int
+    crops: Crops
+    rings: dict[str, _Rings] = field(default_factory=dict)
+
+
+class Windows:
+    """Each face's window, apart from all others'. Call :meth:`advance`, then :meth:`answer`, once a face and frame.
+
+    Args:
+        engine: its graphs are loaded.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, manifest = engine, engine.manifest
+        self.cutter = Cutter(manifest)
+        self._streams = manifest.streams
+        self._interval_ns = ON_TIME * manifest.window.interval_ms * 1e6 if manifest.window else 0.0
+        self._gap_ns = manifest.window.gap_ms * 1e6 if manifest.window else 0.0
+        self._faces: dict[int, _Memory] = {}
+
+    def advance(self, face: int, crops: Crops, now_ns: int) -> dict[str, Tensor] | None:
+        """The tensors that a frame adds to a face's window.
+
+        Args:
+            face: its id.
+            crops: from :meth:`Cutter.cut`.
+            now_ns: capture time.
+
+        Returns:
+            One image an input, or None: the frame comes too soon to enter, or is the first of a window with motion.
+        """
+        if not self._streams:
+            return self.cutter.tensors(crops, None)
+        memory = self._faces.get(face)
+        if memory is None or now_ns - memory.entered_ns > self._gap_ns:
+            self._faces[face] = _Memory(now_ns, crops, {one.input: _empty(one) for one in self._streams})
+            return None if self.cutter.moves else self.cutter.tensors(crops, None)
+        if now_ns - memory.entered_ns < self._interval_ns:
+            return None
+        tensors = self.cutter.tensors(crops, memory.crops)
+        memory.entered_ns, memory.crops = now_ns, crops
+        return tensors
+
+    def answer(self, face: int, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.float32] | None:
+        """The logits (K,) float32 for a face, or None while its window is not full.
+
+        Args:
+            face: its id.
+            tensors: what :meth:`advance` gave.
+        """
+        if not self._streams:
+            return np.asarray(self._engine.run(tensors)[ANSWER][0], np.float32)
+        rings = self._faces[face].rings
+        for stream in self._streams:
+            ring = rings[stream.input]
+            ring.images.append(tensors[stream.input])
+            if len(ring.images) < stream.receptive:
+                continue
+            newest = ring.images[0] if stream.receptive == 1 else np.stack(ring.images, axis=1)
+            ring.features.append(self._engine.run({stream.input: newest}, stream.encoder)[FEATURE])
+        if any(len(ring.features) < ring.stream.steps for ring in rings.values()):
+            return None
+        read = {ring.stream.ring: np.stack(ring.features, axis=1) for ring in rings.values()}
+        return np.asarray(self._engine.run(read, HEAD)[ANSWER][0], np.float32)
+
+    def stream(self, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.float32] | None:
+        """The answer to a whole window's inputs, got image by image, as on the robot; leaves no memory behind.
+
+        Args:
+            tensors: inputs of the graph ``window``.
+        """
+        if not self._streams:
+            return self.answer(0, tensors)
+        nobody = min(self._faces, default=0) - 1
+        self._faces[nobody] = _Memory(0, {}, {one.input: _empty(one) for one in self._streams})
+        try:
+            logits = None
+            for at in range(next(iter(tensors.values())).shape[1]):
+                images = {name: np.ascontiguousarray(tensor[:, at]) for name, tensor in tensors.items()}
+                logits = self.answer(nobody, images)
+            return logits
+        finally:
+            del self._faces[nobody]
+
+    def forget(self, now_ns: int) -> None:
+        """Drop the windows of faces that have been away for too long."""
+        self._faces = {key: one for key, one in self._faces.items() if now_ns - one.entered_ns <= self._gap_ns}
+
+
+def _empty(stream: Stream) -> _Rings:
+    return _Rings(stream, deque(maxlen=stream.receptive), deque(maxlen=stream.steps))
