@@ -6,7 +6,7 @@ import os
 import pickle
 import tempfile
 import zipfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Checkpoint:
     abstain_below: float
     held_out: dict[str, float]
     """Figures on the held-out slice of the training part."""
+    flow: dict[str, Any] | None = None
+    """Name and every parameter of the optical flow that it learnt from, where it did."""
 
     @property
     def table(self) -> Family:
@@ -101,7 +103,8 @@ def load(path: Path) -> Checkpoint:
     if stored.get("family") not in FAMILIES:
         raise CheckpointError(f"{path}: unknown family {stored.get('family')!r}; known: {', '.join(FAMILIES)}")
     try:
-        values = {entry.name: stored[entry.name] for entry in fields(Checkpoint)}
+        needed = [entry.name for entry in fields(Checkpoint) if entry.default is MISSING or entry.name in stored]
+        values = {name: stored[name] for name in needed}
         checkpoint = Checkpoint(**{**values, "labels": tuple(values["labels"])})
         checkpoint.network()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

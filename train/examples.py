@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ class Examples:
     """A named variation of each example (as gender), (N,) or empty."""
     synthetic: bool = False
     """Whether the motion is made up; everything that shows these examples says so."""
+    flow: Mapping[str, Any] | None = None
+    """Name and every parameter of the optical flow that made the flow images (:mod:`edge.flow`); None without any."""
 
     def __post_init__(self) -> None:
         count = len(self.labels)

@@ -314,6 +314,7 @@ class _Run:
             "labels": work.learn.names,
             "corpus": work.learn.corpus,
             "synthetic": work.learn.synthetic,
+            "flow": None if work.learn.flow is None else dict(work.learn.flow),
         }
 
     def save(self, place: Place, current: dict[str, Any] | None) -> None:

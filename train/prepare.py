@@ -231,6 +231,7 @@ def prepare(
         splits=tuple(sample.split for sample in owners),
         originals=np.concatenate([_originals(sample, outcome.count) for sample, outcome in kept]),
         variations=() if variation is None else tuple(sample.fact(variation) for sample in owners),
+        flow=asdict(plan.flow) if plan.flows else None,
     )
     return Prepared(examples, tuple(failed), sum(outcome.computed for outcome in outcomes.values()))
 

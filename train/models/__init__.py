@@ -50,7 +50,8 @@ FAMILIES: dict[str, Family] = {
         config=conv_lstm.Config,
         build=conv_lstm.build,
         inputs=conv_lstm.inputs,
-        window=lambda config: Window(config.frames),
+        # Eight frames from the start of an expression to its height, which takes about half a second.
+        window=lambda config: Window(config.frames, interval_ms=80.0),
         recipes={
             "paper": Recipe(optimizer="adam", learning_rate=1e-4, batch=32, epochs=80, rotation=15.0, mirror=True),
         },
@@ -62,7 +63,7 @@ FAMILIES: dict[str, Family] = {
         config=two_stream.Config,
         build=two_stream.build,
         inputs=two_stream.inputs,
-        window=lambda config: Window(config.frames + 1, stride=config.frames + 1, flows=True),
+        window=lambda config: Window(config.frames + 1, stride=config.frames + 1, flows=True, interval_ms=33.0),
         recipes={
             "paper": Recipe(optimizer="sgd", learning_rate=0.001, batch=30, epochs=300, second_epochs=100, patience=20),
         },
@@ -74,7 +75,7 @@ FAMILIES: dict[str, Family] = {
         config=emotional_vlan.Config,
         build=emotional_vlan.build,
         inputs=emotional_vlan.inputs,
-        window=lambda config: Window(config.length, stride=config.length, flows=True),
+        window=lambda config: Window(config.length, stride=config.length, flows=True, interval_ms=33.0),
         recipes={
             "paper": Recipe(optimizer="sgd", learning_rate=0.001, batch=40, epochs=5000, patience=50),
         },

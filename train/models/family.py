@@ -23,6 +23,8 @@ class Window:
     flows: bool = False
     """Whether motion is wanted: ``length`` frames then give ``length - 1`` crops (the first one dropped) and as many
     flow images."""
+    interval_ms: float = 0.0
+    """On the robot, milliseconds from a window's frame to its next; a frame that comes sooner is left out."""
 
     @property
     def uniform(self) -> bool:
