@@ -1,4 +1,4 @@
-"""A trained network as an ONNX graph with fixed shapes, ready for any runtime."""
+"""A trained network's part as an ONNX graph with fixed shapes, ready for any runtime."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, overload
 
+import onnx
 import torch
 from torch import nn
 
-from edge.bundle import InputSpec, TensorSpec
 from edge.errors import EdgeError
+
+if TYPE_CHECKING:
+    from export.lower import Part
 
 OPSET = 18
 """TensorRT 10.0's parser reads opsets 9 to 20; 18 is the lowest that torch's exporter writes without converting."""
@@ -22,40 +26,66 @@ class ExportError(EdgeError):
     """A network that can't become a graph, or a graph that isn't the network."""
 
 
-def to_onnx(network: nn.Module, inputs: Sequence[InputSpec], outputs: Sequence[TensorSpec]) -> bytes:
-    """Export with batch 1 and static shapes; batch normalisation is folded into the convolutions.
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@overload
+def to_onnx(part: Part) -> onnx.ModelProto: ...
+@overload
+def to_onnx(part: nn.Module, inputs: Sequence[_Named], outputs: Sequence[_Named]) -> bytes: ...
+def to_onnx(
+    part: Part | nn.Module, inputs: Sequence[_Named] = (), outputs: Sequence[_Named] = ()
+) -> onnx.ModelProto | bytes:
+    """Export with batch 1, float32 and static shapes; the same weights give the same bytes.
 
     Args:
-        network: in evaluation mode; takes the inputs in order and returns one tensor.
-        inputs: names and shapes.
-        outputs: names and shapes.
+        part: one of :func:`export.lower.lower`'s, or (until bundles are made of parts) a network in evaluation mode
+            that takes the inputs in order and returns one tensor.
+        inputs: names and shapes, of a network.
+        outputs: names and shapes, of a network.
 
     Returns:
-        The ONNX file's bytes.
+        Of a part the model, all weights inside it: more than 2 GiB of them can't be serialised as they are, see
+        :mod:`export.weights`. Of a network the ONNX file's bytes.
 
     Raises:
         ExportError: the network has an operation that has no ONNX form.
     """
-    examples = tuple(torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in inputs)
+    if isinstance(part, nn.Module):
+        named_in, named_out = (tuple((one.name, tuple(one.shape)) for one in specs) for specs in (inputs, outputs))
+        return bytes(_exported(part, named_in, named_out).SerializeToString())
+    return _exported(part.module, part.inputs, part.outputs)
+
+
+def _exported(
+    module: nn.Module,
+    inputs: tuple[tuple[str, tuple[int, ...]], ...],
+    outputs: tuple[tuple[str, tuple[int, ...]], ...],
+) -> onnx.ModelProto:
+    examples = tuple(torch.zeros(shape) for _, shape in inputs)
     # The exporter talks a lot, on three channels, about nothing the user can act on.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                network,
+                module,
                 examples,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[spec.name for spec in inputs],
-                output_names=[spec.name for spec in outputs],
+                input_names=[name for name, _ in inputs],
+                output_names=[name for name, _ in outputs],
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(f"the network can't be exported to ONNX: {str(error).splitlines()[0]}") from error
     if program is None:
         raise ExportError("the network can't be exported to ONNX: the exporter gave no graph")
-    model = program.model_proto
+    model: onnx.ModelProto = program.model_proto
     if left := [node.name for node in model.graph.node if node.op_type == "BatchNormalization"]:
         raise ExportError(f"batch normalisation was not folded: {', '.join(left)}")
     # Names and stack traces of the exporting machine are nobody's business.
@@ -66,4 +96,4 @@ def to_onnx(network: nn.Module, inputs: Sequence[InputSpec], outputs: Sequence[T
         del value.metadata_props[:]
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
-    return bytes(model.SerializeToString())
+    return model
