@@ -125,8 +125,9 @@ class Bundle:
     where: Path
     golden: Mapping[str, Tensor]
     """``labels``; then by case, a window of T frames (1 for a face): ``picture/<case>`` uint8 (T, H, W, 3) and
-    ``eyes/<case>`` float32 (T, 2, 2) to ``tensor/<case>/<input>``; those to ``logits/<case>`` float32 (1, K);
-    ``no_face``, a picture in which no face may be found."""
+    ``eyes/<case>`` float32 (T, 2, 2) to ``tensor/<case>/<input>``; those to ``logits/<case>`` float32 (1, K), or to
+    ``logits.<precision>/<case>`` in a precision that answers something else; ``no_face``, a picture in which no face
+    may be found."""
     _read: Callable[[str], bytes] = field(repr=False)
     _shared: weakref.WeakValueDictionary[str, Bytes] = field(
         repr=False, compare=False, default_factory=weakref.WeakValueDictionary
@@ -155,15 +156,21 @@ class Bundle:
         """The manifest's."""
         return self.manifest.inputs
 
-    def graph(self, name: str, precision: str) -> GraphFile:
+    def graph(self, name: str, precision: str, *, cpu: bool = False) -> GraphFile:
         """A graph in one precision, its bytes checked, its inputs, outputs and files those that the manifest says.
+
+        Args:
+            name: of the graph.
+            precision: ``fp32``, ``fp16`` or ``int8``.
+            cpu: prefer the form for a CPU's kernels, where there is one.
 
         Raises:
             BundleError: there is no such graph or precision, a file changed since the export, or the graph is not what
                 the manifest says.
         """
         graph = self.manifest.graphs.get(name)
-        member = None if graph is None else graph.files.get(precision)
+        files = {} if graph is None else {**graph.files, **(graph.cpu if cpu else {})}
+        member = files.get(precision)
         if graph is None or member is None:
             there = ", ".join(self.manifest.precisions if graph is not None else self.manifest.graphs)
             what = f"{precision} graph" if name == WINDOW else f"{precision} graph {name!r}"
@@ -344,7 +351,9 @@ def _check_golden(golden: Mapping[str, Tensor], manifest: Manifest, where: Path)
         )
     cases = [key.split("/", 1)[1] for key in golden if key.startswith("logits/")]
     frames = 1 if manifest.window is None else manifest.window.length
-    forms: dict[str, tuple[tuple[int, ...], str]] = {}
+    forms: dict[str, tuple[tuple[int, ...], str]] = {
+        key: ((1, len(manifest.labels)), "float32") for key in golden if key.startswith("logits.")
+    }
     for case in cases:
         forms[f"eyes/{case}"] = (frames, 2, 2), "float32"
         forms[f"logits/{case}"] = (1, len(manifest.labels)), "float32"

@@ -110,6 +110,8 @@ class Graph:
     outputs: tuple[TensorSpec, ...]
     files: Mapping[str, str]
     """ONNX file by precision (``fp32``, ``fp16``, ``int8``)."""
+    cpu: Mapping[str, str] = field(default_factory=dict)
+    """Where a CPU's kernels want a precision written in another way: the same numbers, in a file of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ def parse(document: Mapping[str, Any]) -> Manifest:
                 tuple(_tensor(one) for one in entry["inputs"]),
                 tuple(_tensor(one) for one in entry["outputs"]),
                 dict(entry["files"]),
+                dict(entry["cpu"]),
             )
             for name, entry in document["graphs"].items()
         },
@@ -276,7 +279,7 @@ def contradiction(manifest: Manifest) -> str | None:
         return "tolerances must be within 0..1: a larger one lets anything pass"
     if not 0 < manifest.temperature < 1000 or not 0 <= manifest.abstain_below <= 1:
         return "temperature must be positive and abstain_below within 0..1"
-    listed = {GOLDEN}.union(*(graph.files.values() for graph in manifest.graphs.values()))
+    listed = {GOLDEN}.union(*({*graph.files.values(), *graph.cpu.values()} for graph in manifest.graphs.values()))
     if not manifest.precisions or not listed <= set(manifest.files):
         return f"files must list {GOLDEN} and every graph with its sha256, and all that run must share a precision"
     for member in manifest.files:
@@ -329,7 +332,7 @@ def _graph_problem(manifest: Manifest) -> str | None:
         if manifest.graphs[name].outputs != answer:
             return f"graph {name!r}: expected one output {ANSWER!r} of shape (1, {len(manifest.labels)})"
     for name, graph in manifest.graphs.items():
-        if unknown := set(graph.files) - set(PRECISIONS):
+        if unknown := {*graph.files} - {*PRECISIONS} or {*graph.cpu} - {*graph.files}:
             return f"graph {name!r}: precision {min(unknown)!r} is unknown; expected some of {', '.join(PRECISIONS)}"
     return None
 

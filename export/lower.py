@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edge.bundle import InputSpec
+from edge.bundle import ANSWER, FEATURE, HEAD, WINDOW, InputSpec, Stream
 from export.to_onnx import ExportError
 from train.models.blocks import SpatialPyramidPooling
 from train.models.conv_lstm import ConvLSTM, ConvLSTMNetwork
@@ -41,8 +41,7 @@ Shape = tuple[int, ...]
 Named = tuple[tuple[str, Shape], ...]
 """Names and static shapes of float32 tensors, batch 1, in the order of a module's arguments or results."""
 
-WINDOW, HEAD, STEP = "window", "head", "step"
-ANSWER, FEATURE = "logits", "feature"
+STEP = "step"
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -57,22 +56,6 @@ class Part:
     """In evaluation mode; takes the inputs in order, returns the outputs in order (one: a tensor, several: a tuple)."""
     inputs: Named
     outputs: Named
-
-
-@dataclass(frozen=True)
-class Stream:
-    """How one input is computed once per image instead of once per window."""
-
-    input: str
-    """Name of the family's input, ``clip`` or ``flow``."""
-    encoder: str
-    """Role of the part that eats the newest ``receptive`` images, (1, C, H, W) if that is one image, else
-    (1, receptive, C, H, W) with the oldest first, and answers ``feature``, (1, *feature)."""
-    ring: str
-    """Name of the head's input that takes the last ``steps`` features, oldest first: (1, steps, *feature)."""
-    receptive: int
-    steps: int
-    feature: Shape
 
 
 @dataclass(frozen=True)
@@ -254,7 +237,7 @@ def _streamed(
 
     parts, streams = [_window(Form(network, window), inputs, classes)], []
     for spec in inputs:
-        stream = Stream(spec.name, f"encode_{spec.name}", f"{spec.name}_features", 1, spec.shape[1], (width,))
+        stream = Stream(spec.name, f"encode_{spec.name}", f"{spec.name}_features", 1, spec.shape[1])
         image = ((spec.name, (1, *spec.shape[2:])),)
         parts.append(Part(stream.encoder, Form(network, encoders[spec.name]), image, ((FEATURE, (1, width)),)))
         streams.append(stream)
@@ -437,7 +420,7 @@ def _recurrence(layer: ConvLSTM, gates: Tensor) -> Tensor:
 def _conv_lstm(network: ConvLSTMNetwork, inputs: tuple[InputSpec, ...]) -> Lowered:
     lowered = LoweredConvLSTM(prepared(network))
     (spec,), classes = inputs, network.config.classes
-    stream = Stream(spec.name, "encode_clip", "clip_features", lowered.receptive, lowered.steps, lowered.feature)
+    stream = Stream(spec.name, "encode_clip", "clip_features", lowered.receptive, lowered.steps)
     frame, receptive = spec.shape[2:], stream.receptive
     several = (spec.name, (1, receptive, *frame))
     newest = several if receptive > 1 else (spec.name, (1, *frame))
@@ -445,8 +428,10 @@ def _conv_lstm(network: ConvLSTMNetwork, inputs: tuple[InputSpec, ...]) -> Lower
     states = ("h", "c", "h_face", "c_face") if network.config.two_path else ("h", "c")
     parts = (
         _window(Form(lowered, lowered.window), inputs, classes),
-        Part("encode_clip", Form(lowered, lowered.encode), (newest,), ((FEATURE, (1, *stream.feature)),)),
-        Part(HEAD, Form(lowered, lowered.head), ((stream.ring, (1, stream.steps, *stream.feature)),), _answer(classes)),
+        Part("encode_clip", Form(lowered, lowered.encode), (newest,), ((FEATURE, (1, *lowered.feature)),)),
+        Part(
+            HEAD, Form(lowered, lowered.head), ((stream.ring, (1, stream.steps, *lowered.feature)),), _answer(classes)
+        ),
         Part(
             STEP,
             Form(lowered, lowered.step),

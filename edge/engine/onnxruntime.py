@@ -41,7 +41,7 @@ class OnnxRuntimeEngine(Engine):
         self.load()
 
     def _load(self, graph: str) -> None:
-        file = self.bundle.graph(graph, self.precision)
+        file = self.bundle.graph(graph, self.precision, cpu=True)
         try:
             import onnxruntime
         except ImportError as error:

@@ -1,0 +1,178 @@
+"""What a bundle's precisions cost and lose, measured through ``edge``'s own engine: parity, agreement, time, size."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.bundle import WINDOW, Bundle
+from edge.engine import Engine, open_engine
+from edge.smooth import softmax
+from edge.types import Tensor
+from edge.window import Windows
+
+COMPARED = {True: 6, False: 256}
+"""Windows that are compared, for a network that sees several images and for one that sees one."""
+
+REPEATS = 25
+PATIENCE_S = 6.0
+"""Time that the runs of one graph may take, all precisions together, warm-up apart."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """By precision; times are the medians of interleaved runs on one thread."""
+
+    parity: Mapping[str, float]
+    """Largest difference in calibrated probability from the network itself, over the windows compared."""
+    agreement: Mapping[str, float]
+    """Share of the windows on which the label is the network's, 0..1."""
+    frame_ms: Mapping[str, float]
+    """Time of what runs for a new frame of one face: encoders and head, or the whole network of a face."""
+    graph_ms: Mapping[str, Mapping[str, float]]
+    """The same, graph by graph."""
+    window_ms: float
+    """Time of the whole window at once, FP32."""
+    megabytes: Mapping[str, float]
+    """Files that a robot needs, 10^6 bytes."""
+    windows: int
+    machine: str
+
+    def document(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            precision: {
+                "parity": self.parity[precision],
+                "agreement": self.agreement[precision],
+                "frame_ms": round(self.frame_ms[precision], 3),
+                "share_of_fp32_time": round(self.frame_ms[precision] / self.frame_ms[first], 3),
+                "window_ms": round(self.window_ms, 3),
+                "megabytes": round(self.megabytes[precision], 2),
+                "windows": self.windows,
+                "machine": self.machine,
+            }
+            for first in [next(iter(self.parity))]
+            for precision in self.parity
+        }
+
+
+def figures(
+    bundle: Bundle, network: Callable[[Mapping[str, Tensor]], Tensor], windows: Sequence[Mapping[str, Tensor]]
+) -> Figures:
+    """Measure a bundle on ONNX Runtime's CPU provider.
+
+    Args:
+        bundle: opened.
+        network: the trained network: a window's inputs by name -> logits (1, K).
+        windows: inputs of the graph ``window``.
+    """
+    streamed = bool(bundle.manifest.streams)
+    windows = list(windows)[: COMPARED[streamed]]
+    temperature = bundle.manifest.temperature
+    wanted = softmax(np.concatenate([network(window) for window in windows]) / temperature)
+    engines = {name: open_engine(bundle, "onnxruntime", name) for name in bundle.manifest.precisions}
+    parity, agreement = {}, {}
+    for precision, engine in engines.items():
+        found = _answers(engine, windows) / temperature
+        parity[precision] = float(np.abs(softmax(found) - wanted).max())
+        agreement[precision] = float((found.argmax(1) == wanted.argmax(1)).mean())
+    graph_ms = _times(engines, windows[0])
+    first = next(iter(engines.values()))
+    return Figures(
+        parity=parity,
+        agreement=agreement,
+        frame_ms={name: sum(times.values()) for name, times in graph_ms.items()},
+        graph_ms=graph_ms,
+        window_ms=_once(first, windows[0]) if streamed else sum(graph_ms[first.precision].values()),
+        megabytes={name: size(bundle, name) / 1e6 for name in engines},
+        windows=len(windows),
+        machine=machine(),
+    )
+
+
+def size(bundle: Bundle, precision: str) -> int:
+    """Bytes of the files that a robot with ONNX Runtime reads for a precision."""
+    graphs = bundle.manifest.graphs
+    used = {{**graphs[name].files, **graphs[name].cpu}[precision] for name in bundle.manifest.running}
+    if f"weights.{precision}.bin" in bundle.manifest.files:
+        used.add(f"weights.{precision}.bin")
+    return sum((bundle.where / name).stat().st_size for name in used)
+
+
+def machine() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def table(bundle: Bundle) -> str:
+    """The precisions' figures as Markdown."""
+    rows = ["| precision | parity | agreement | accuracy | ms a frame | of fp32's time | MB |"]
+    rows.append("| --- " * 7 + "|")
+    for precision, one in bundle.manifest.metrics.get("precisions", {}).items():
+        accuracy = f"{one['accuracy']:.2%}" if "accuracy" in one else "-"
+        rows.append(
+            f"| {precision} | {one['parity']:.1e} | {one['agreement']:.1%} | {accuracy} | {one['frame_ms']:.2f} "
+            f"| {one['share_of_fp32_time']:.2f} | {one['megabytes']:.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def _answers(engine: Engine, windows: Sequence[Mapping[str, Tensor]]) -> npt.NDArray[np.float32]:
+    """Logits (N, K), got as on the robot."""
+    running = Windows(engine)
+    logits = [running.stream(window) for window in windows]
+    return np.stack([one for one in logits if one is not None])
+
+
+def _times(engines: Mapping[str, Engine], window: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Milliseconds by precision and running graph; precisions take turns, so that a busy moment hits all of them."""
+    manifest = next(iter(engines.values())).manifest
+    times: dict[str, dict[str, list[float]]] = {name: {graph: [] for graph in manifest.running} for name in engines}
+    for graph in manifest.running:
+        spec = manifest.graphs[graph]
+        inputs = dict(window)
+        if graph != WINDOW:
+            generator = np.random.default_rng(0)
+            # A feature's numbers do not change the work; images are real.
+            inputs = {one.name: generator.random(one.shape, np.float32) for one in spec.inputs}
+        begun = time.perf_counter()
+        for number in range(REPEATS + 1):
+            for name, engine in engines.items():
+                start = time.perf_counter()
+                engine.run(inputs, graph)
+                if number:
+                    times[name][graph].append(time.perf_counter() - start)
+            if number >= 3 and time.perf_counter() - begun > PATIENCE_S:
+                break
+    return {
+        name: {graph: statistics.median(spent) * 1e3 for graph, spent in graphs.items()}
+        for name, graphs in times.items()
+    }
+
+
+def _once(engine: Engine, window: Mapping[str, Tensor]) -> float:
+    """Milliseconds of the whole window's graph, FP32: the median of up to five runs."""
+    engine.load(WINDOW)
+    spent: list[float] = []
+    begun = time.perf_counter()
+    while len(spent) < 5 and (not spent or time.perf_counter() - begun < PATIENCE_S):
+        start = time.perf_counter()
+        engine.run(window, WINDOW)
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent) * 1e3
+
+
