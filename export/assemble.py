@@ -1,6 +1,6 @@
 """A checkpoint's network becomes a bundle: taken apart, written in every precision, measured, verified, moved in place.
 
-    checkpoint -> parts (lower) -> graphs (to_onnx) -> FP16, INT8 (precisions) -> lint -> figures -> bundle, or nothing
+checkpoint -> parts (lower) -> graphs (to_onnx) -> FP16, INT8 (precisions) -> lint -> figures -> bundle, or nothing
 """
 
 from __future__ import annotations
@@ -350,5 +350,3 @@ def _faithful(made: Figures) -> None:
             raise ExportError(
                 f"the {precision} graph differs from the network by {found:.1e} in probability, allowed {bound:.0e}"
             )
-
-

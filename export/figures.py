@@ -174,5 +174,3 @@ def _once(engine: Engine, window: Mapping[str, Tensor]) -> float:
         engine.run(window, WINDOW)
         spent.append(time.perf_counter() - start)
     return statistics.median(spent) * 1e3
-
-
