@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -57,23 +59,27 @@ class Graph:
     # --- types and shapes -------------------------------------------------------------------------------------------
 
     @cached_property
-    def _inferred(self) -> tuple[dict[str, onnx.TypeProto], str | None]:
-        skeleton = self._skeleton()
+    def _inferred(self) -> tuple[dict[str, onnx.TypeProto], str | None, bool]:
+        model = skeleton = self.skeleton
         complaint = None
+        # Whatever onnx's C++ side raises, of several unrelated classes: it is what the user must hear.
         try:
             onnx.checker.check_model(skeleton)
-            model = shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
-        # Whatever onnx's C++ side raises, of several unrelated classes: it is what the user must hear.
         except Exception as error:
-            complaint = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            # Nothing is inferred then: older versions of onnx die of a graph that their checker refuses.
+            complaint = _first_line(error)
+        else:
             try:
-                model = shape_inference.infer_shapes(skeleton, data_prop=True)
-            except Exception:
-                model = skeleton
+                model = shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+            except Exception as error:
+                complaint = _first_line(error)
+                with contextlib.suppress(Exception):
+                    model = shape_inference.infer_shapes(skeleton, data_prop=True)
         values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-        return {value.name: value.type for value in values}, complaint
+        return {value.name: value.type for value in values}, complaint, model is not skeleton
 
-    def _skeleton(self) -> onnx.ModelProto:
+    @cached_property
+    def skeleton(self) -> onnx.ModelProto:
         """The model without its weights' bytes: large and external initialisers stand among the inputs."""
         model = onnx.ModelProto(ir_version=self.model.ir_version, producer_name=self.model.producer_name)
         model.opset_import.extend(self.model.opset_import)
@@ -97,6 +103,11 @@ class Graph:
     def complaint(self) -> str | None:
         """What ONNX's own checker or strict shape inference says, one line; None if nothing."""
         return self._inferred[1]
+
+    @property
+    def is_inferred(self) -> bool:
+        """Whether there are types and shapes at all: not where ONNX's own checker refuses the model."""
+        return self._inferred[2]
 
     def type(self, name: str) -> int | None:
         """Element type (TensorProto.DataType) of a value; None where it can't be told."""
@@ -153,7 +164,8 @@ class Graph:
             return None
         try:
             return np.asarray(numpy_helper.to_array(tensor, base_dir=str(self.folder or "")))
-        except (ValueError, TypeError, KeyError, OSError, onnx.checker.ValidationError):
+        # A shape that doesn't fit the bytes, a type that this onnx doesn't know: several unrelated classes.
+        except Exception:
             return None
 
     def tensors(self) -> Iterator[tuple[str, TensorProto]]:
@@ -177,17 +189,31 @@ class Graph:
         return self.consumers.get(node.output[0], []) if node.output else []
 
 
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def label(node: NodeProto) -> str:
     """A node's name, or what tells it apart where it has none."""
     return node.name or f"{node.op_type} that makes {next(iter(node.output), 'nothing')!r}"
 
 
-def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """An attribute's value; text as ``str``."""
+Value = TypeVar("Value", int, str, list[int])
+
+
+def attribute(node: NodeProto, name: str, default: Value) -> Value:
+    """An attribute's value, of the default's type; the default where there is none, or one of another type.
+
+    That its type is wrong is what ONNX's own checker reports.
+    """
     for entry in node.attribute:
-        if entry.name == name:
-            value = helper.get_attribute_value(entry)
-            return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if entry.name != name:
+            continue
+        if isinstance(default, int):
+            return entry.i if entry.type == AttributeProto.INT else default
+        if isinstance(default, str):
+            return entry.s.decode("utf-8", "replace") if entry.type == AttributeProto.STRING else default
+        return list(entry.ints) if entry.type == AttributeProto.INTS else default
     return default
 
 
@@ -239,7 +265,7 @@ def external_fault(tensor: TensorProto, folder: Path | None) -> str | None:
     if location in ("", ".", "..") or any(letter in location for letter in '/\\:\0"'):
         return f"its external data lies at {location!r}, which is no bare file name"
     numbers = {key: entries[key] for key in ("offset", "length") if key in entries}
-    if wrong := {key: value for key, value in numbers.items() if not (value.isascii() and value.isdigit())}:
+    if wrong := {key: value for key, value in numbers.items() if not re.fullmatch("[0-9]{1,18}", value)}:
         return f"its external data has {', '.join(f'{key} {value!r}' for key, value in wrong.items())}"
     bits = item_bits(tensor.data_type)
     needed = (count(tensor) * bits + 7) // 8 if bits else None

@@ -148,11 +148,11 @@ def pools(graph: Graph) -> Iterator[Finding]:
     for node in graph.nodes:
         if node.op_type not in ("MaxPool", "AveragePool"):
             continue
-        kernel = attribute(node, "kernel_shape", [])
+        kernel = attribute(node, "kernel_shape", list[int]())
         if len(kernel) not in (2, 3):
             remedy = "add or fold a dimension with Reshape so that there are two or three"
             yield Finding(label(node), f"{node.op_type} over {len(kernel)} dimensions", remedy)
-        if any(step != 1 for step in attribute(node, "dilations", [])):
+        if any(step != 1 for step in attribute(node, "dilations", list[int]())):
             yield Finding(label(node), f"{node.op_type} with dilations", "pool without dilation")
         if attribute(node, "ceil_mode", 0) and not _is_plain(graph, node, kernel):
             remedy = "pad or crop so that the windows fit, and set ceil_mode to 0"
@@ -165,8 +165,10 @@ def _is_plain(graph: Graph, node: NodeProto, kernel: list[int]) -> bool:
     if attribute(node, "auto_pad", "NOTSET") != "NOTSET" or shape is None or len(shape) != len(kernel) + 2:
         return False
     pads, strides = attribute(node, "pads", [0] * 2 * len(kernel)), attribute(node, "strides", [1] * len(kernel))
+    if len(pads) != 2 * len(kernel) or len(strides) != len(kernel):
+        return False
     return all(
-        size is not None and (size + before + after - window) % stride == 0
+        size is not None and stride > 0 and (size + before + after - window) % stride == 0
         for size, before, after, window, stride in zip(
             shape[2:], pads[: len(kernel)], pads[len(kernel) :], kernel, strides, strict=True
         )

@@ -59,12 +59,27 @@ def valid(graph: Graph) -> Iterator[Finding]:
 def size(graph: Graph) -> Iterator[Finding]:
     """Protobuf's own limit; onnx.proto says so beside ``external_data``."""
     try:
-        small = graph.model.ByteSize() <= LARGEST
+        # Counting for sure takes as long as saving; most models are small by far.
+        small = _at_most(graph) <= LARGEST or graph.model.ByteSize() <= LARGEST
     except (EncodeError, ValueError):
         small = False
     if not small:
         remedy = "save with onnx.save(..., save_as_external_data=True)"
         yield Finding(MODEL, "the protobuf is larger than 2 GiB", remedy)
+
+
+def _at_most(graph: Graph) -> int:
+    """Bytes that the model's protobuf doesn't exceed, texts and metadata aside."""
+    total = graph.skeleton.ByteSize()
+    for tensor in graph.graph.initializer:
+        bits = item_bits(tensor.data_type)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            total += tensor.ByteSize()
+        elif tensor.HasField("raw_data") and bits is not None:
+            total += count(tensor) * bits // 8 + 1000
+        else:
+            total += LARGEST + 1
+    return total + sum(value.ByteSize() for value in graph.graph.value_info)
 
 
 def names(graph: Graph) -> Iterator[Finding]:
@@ -124,7 +139,7 @@ def shapes(graph: Graph) -> Iterator[Finding]:
             yield Finding(value.name, f"the shape ({shown}) is not fixed", remedy)
         elif any(size is not None and size < 1 for size in declared):
             yield Finding(value.name, f"the shape {declared} is empty", "leave it out of the graph")
-    for node in graph.nodes:
+    for node in graph.nodes if graph.is_inferred else ():
         taken = [name for name in node.input if name]
         loose = [name for name in node.output if name and not graph.is_static(name)]
         # Only where it begins: what follows from a shape that is not fixed is not fixed either.
