@@ -48,6 +48,9 @@ TOLERANCES = {
 GAP_MS = 500.0
 """A face that was away for longer starts its window anew; training bridges as much (:mod:`train.prepare`)."""
 
+CHECKED = 8
+"""Windows that FP16's range is checked on; the golden ones, which reach values that faces don't, are among them."""
+
 ALONE_BYTES = 64 << 20
 """A graph that shares its weights with no other keeps them inside its own file up to this size."""
 
@@ -248,23 +251,14 @@ class _Kitchen:
             samples: real windows; INT8 is fitted on one half of them and judged on the other.
         """
         streams = self._facts.streams
-        some = Streamed(self._running, streams, fitting[-64:])
         halfway = max(1, min(len(samples) // 2, 512))
-        train, judge = samples[:halfway], samples[halfway:] or samples
+        some = Streamed(self._running, streams, fitting[-CHECKED:])
+        train = Streamed(self._running, streams, samples[:halfway]) if "int8" in precisions else some
+        judge = Streamed(self._running, streams, samples[halfway:] or samples) if "int8" in precisions else some
         for precision in precisions:
-            if precision == "fp32":
-                continue
-            for graph in self._facts.running:
+            for graph in self._facts.running if precision != "fp32" else ():
                 self._say(f"{graph}: {precision}")
-                if precision == "fp16":
-                    made = halves(graph, some)
-                else:
-                    made = eighths(
-                        graph,
-                        Streamed(self._running, streams, train),
-                        Streamed(self._running, streams, judge),
-                        self._say,
-                    )
+                made = halves(graph, some) if precision == "fp16" else eighths(graph, train, judge, self._say)
                 self._keep(graph, precision, made)
             self.finish(precision)
 

@@ -25,10 +25,10 @@ from train.datasets import PICTURES
 from train.datasets.samples import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from train.onset import neutral_shapes, onsets
 
-COUNT = 512
-"""Faces that calibrate a network of single faces."""
+COUNT = 1536
+"""Faces that calibrate a network of single faces: a third of them fits ranges, the rest judges them."""
 
-WINDOWS = 24
+WINDOWS = 16
 """Windows that calibrate a network that sees windows: each holds many images."""
 
 MIN_FACE = 40

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from tqdm import tqdm
 
 from edge.bundle import ANSWER, FEATURE, HEAD, WINDOW, Stream
 from edge.smooth import softmax
@@ -73,7 +74,7 @@ class Streamed:
         """The full ring (1, steps, ...) of each window."""
         session = load(encoder)
         rings = []
-        for window in self.windows:
+        for window in tqdm(self.windows, desc=stream.encoder, unit="window", leave=False, disable=None):
             found = [session.run([FEATURE], {stream.input: one})[0] for one in _images(window[stream.input], stream)]
             rings.append(np.stack(found, axis=1))
         return rings
@@ -146,9 +147,8 @@ def eighths(graph: str, fitting: Streamed, judging: Streamed, say: Callable[[str
 
 
 def load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """A session on one thread."""
+    """A session on all cores."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
