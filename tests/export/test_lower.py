@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript")
 import onnxruntime
 from torch import nn
 
-from export.lower import FixedPyramid, Lowered, Part, lower
+from export.lower import FEATURE, FixedPyramid, Lowered, Part, lower
 from export.to_onnx import ExportError, to_onnx
 from train.models import FAMILIES
 from train.models.blocks import SpatialPyramidPooling
@@ -195,7 +195,7 @@ def test_image_by_image_equals_windows(key, case):
             if len(seen) == stream.receptive:
                 newest = seen[0] if stream.receptive == 1 else np.stack(seen, 1)
                 (feature,) = this.run(stream.encoder, {stream.input: newest})
-                assert feature.shape == (1, *stream.feature)
+                assert (FEATURE, feature.shape) == this.lowered.part(stream.encoder).outputs[0]
                 rings[stream.ring].append(feature)
         if at >= length - 1:
             assert [len(ring) for ring in rings.values()] == [stream.steps for stream in this.lowered.streams]
@@ -244,11 +244,13 @@ def test_roles_and_streams(case):
     assert set(case("two_stream-temporal").models) == {"window", "encode_flow", "head"}
     assert set(case("conv_lstm").models) == {"window", "encode_clip", "head", "step"}
     (stream,) = case("conv_lstm").lowered.streams
-    assert (stream.receptive, stream.steps, stream.feature) == (4, 5, (12, 16, 16))
-    assert case("conv_lstm").lowered.part("encode_clip").inputs == (("clip", (1, 4, 1, 64, 64)),)
+    assert (stream.receptive, stream.steps) == (4, 5)
+    encoder, head = (case("conv_lstm").lowered.part(role) for role in ("encode_clip", "head"))
+    assert (encoder.inputs, encoder.outputs) == ((("clip", (1, 4, 1, 64, 64)),), (("feature", (1, 12, 16, 16)),))
+    assert head.inputs == (("clip_features", (1, 5, 12, 16, 16)),)
     first, second = case("emotional_vlan").lowered.streams
     assert (first.input, first.ring, second.input, second.ring) == ("clip", "clip_features", "flow", "flow_features")
-    assert (first.receptive, first.steps, first.feature) == (1, 15, (64,))
+    assert (first.receptive, first.steps) == (1, 15)
 
 
 @pytest.mark.slow
