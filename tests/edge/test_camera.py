@@ -108,7 +108,9 @@ def test_cameras_that_are_not_there():
 
 
 def test_uris_that_are_not_understood():
-    assert "unknown kind of source 'gopher'; expected file://, dir://, v4l2://, synthetic://" in refusal("gopher://x")
+    assert "unknown kind of source 'gopher'; expected file://, dir://, v4l2://, csi://, rtsp://" in refusal(
+        "gopher://x"
+    )
     assert "unknown option 'colour'; expected width, height, fps, frames" in refusal("synthetic://?colour=1")
     assert "fps='fast' is not a positive number" in refusal("synthetic://?fps=fast")
     assert "frames='-3' is not a positive number" in refusal("synthetic://?frames=-3")
