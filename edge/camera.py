@@ -8,6 +8,7 @@ rtsp://host/path           a network camera; rtsps:// likewise
 http://host/path           a network camera that sends MJPEG; https:// likewise
 synthetic://               the demo: a real portrait moved in front of a synthetic camera
 any iterable               of BGR uint8 arrays, or of (array, captured_ns)
+a Source                   of your own (see edge.source)
 
 Options of ``v4l2``: ``width``, ``height``, ``fps``, ``mjpg=1`` (JPEG from the camera). Of ``csi``: ``width``,
 ``height``, ``fps``, ``flip`` (nvvidconv's 0 to 7). Of both, and after a ``#`` of ``rtsp`` and ``http``, whose ``?``
@@ -58,12 +59,14 @@ CSI = {
 }
 
 
-def open_source(source: str | int | os.PathLike[str] | Iterable[object]) -> Source:
-    """Open a source by URI, path or camera number, or take pictures from an iterable.
+def open_source(source: str | int | os.PathLike[str] | Iterable[object] | Source) -> Source:
+    """Open a source by URI, path or camera number, or take pictures from an iterable; a Source is taken as it is.
 
     Raises:
         SourceError: it isn't there, can't be read, or the URI is not understood.
     """
+    if isinstance(source, Source):
+        return source
     if isinstance(source, numbers.Integral) or (isinstance(source, str) and source.isdecimal()):
         return _v4l2(f"/dev/video{int(source)}", "")
     if isinstance(source, Iterable) and not isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):

@@ -166,7 +166,7 @@ class PipeCamera(Camera):
         deadline = time.monotonic() + seconds
         while not self._interrupted:
             if _ready(self._pipe, min(0.1, max(0.0, deadline - time.monotonic()))):
-                if not self._count and self._child.poll() is not None and not _waiting(self._pipe):
+                if not _waiting(self._pipe):
                     raise self._lost()
                 return
             if time.monotonic() > deadline:

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import cv2
@@ -231,6 +232,18 @@ class _Encrypted(urllib.request.HTTPSHandler):
         return self.do_open(_EncryptedConnection, req)
 
 
+class _Basic(urllib.request.HTTPBasicAuthHandler):
+    def http_error_401(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        fp.close()  # urllib leaves the refused connection open
+        return super().http_error_401(req, fp, code, msg, headers)
+
+
+class _Digest(urllib.request.HTTPDigestAuthHandler):
+    def http_error_401(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        fp.close()
+        return super().http_error_401(req, fp, code, msg, headers)
+
+
 def _answer(name: str, url: str) -> http.client.HTTPResponse:
     """Ask for the address."""
     try:
@@ -250,8 +263,8 @@ def _answer(name: str, url: str) -> http.client.HTTPResponse:
         _Plain(),
         _Encrypted(),
         urllib.request.ProxyHandler({}),  # a camera is no page of the web
-        urllib.request.HTTPBasicAuthHandler(passwords),
-        urllib.request.HTTPDigestAuthHandler(passwords),
+        _Basic(passwords),
+        _Digest(passwords),
     )
     try:
         response = opener.open(bare, timeout=TIMEOUT_S)
