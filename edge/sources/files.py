@@ -60,7 +60,10 @@ class FolderSource(Source):
 
 
 class VideoSource(Source):
-    """A video file, every frame of it. One that can't be decoded is skipped and counted where the decoder goes on."""
+    """A video file, every frame of it. One that can't be decoded is skipped and counted where the decoder goes on.
+
+    Where the size changes in the middle, OpenCV brings every frame to the size of the first.
+    """
 
     def __init__(self, path: Path) -> None:
         # Made absolute, since FFmpeg takes what stands before a colon for a protocol.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-import re
 import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +27,11 @@ OLDEST_STAMP_NS = 1_000_000_000
 CONNECT_TIMEOUT_S = 2.0
 STREAM_TIMEOUT_MS = 5000
 """How long opening a stream, and reading one frame of it, may take."""
+
+FFMPEG_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+FFMPEG_OPTIONS = "rtsp_transport;tcp|fpsprobesize;0"
+"""TCP, since a lost packet of UDP is a smeared picture. No frame rate is estimated, which would take 20 frames' time
+and hold those frames back."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -129,7 +135,9 @@ def driver_time(stamp_ms: float, now_ns: int, last_ns: int) -> int:
 
 
 class RTSPCamera(OpenCVCamera):
-    """A stream over RTSP, by OpenCV's FFmpeg, over TCP (its default; OPENCV_FFMPEG_CAPTURE_OPTIONS may say otherwise).
+    """A stream over RTSP, by OpenCV's FFmpeg, over TCP.
+
+    Where OPENCV_FFMPEG_CAPTURE_OPTIONS is set, its options hold instead of ours.
 
     Args:
         url: ``rtsp://user:password@host:554/path``.
@@ -157,15 +165,41 @@ class RTSPCamera(OpenCVCamera):
             raise SourceError(
                 f"{name}: {host} port {port} can't be reached ({reason}); is the camera on, and the address right?"
             ) from None
-        super().__init__(
-            name,
-            re.sub(r"#.*", "", url, flags=re.DOTALL),
-            cv2.CAP_FFMPEG,
-            # One thread, since each further one holds a frame back.
-            (
-                *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, STREAM_TIMEOUT_MS),
-                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, STREAM_TIMEOUT_MS),
-                *(cv2.CAP_PROP_N_THREADS, 1),
-            ),
-            refusal="answers, but gives no stream; check the path, and user and password",
-        )
+        with _ffmpeg_options():
+            super().__init__(
+                name,
+                url.partition("#")[0],
+                cv2.CAP_FFMPEG,
+                # One thread, since each further one holds a frame back.
+                (
+                    *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, STREAM_TIMEOUT_MS),
+                    *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, STREAM_TIMEOUT_MS),
+                    *(cv2.CAP_PROP_N_THREADS, 1),
+                ),
+                refusal="answers, but gives no stream; check the path, and user and password",
+            )
+
+
+_opening = 0
+_opening_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _ffmpeg_options() -> Iterator[None]:
+    """OpenCV takes FFmpeg's options from the environment alone; they stand there only while a stream is opened."""
+    global _opening
+    with _opening_lock:
+        if _opening or FFMPEG_VARIABLE not in os.environ:
+            os.environ[FFMPEG_VARIABLE] = FFMPEG_OPTIONS
+            _opening += 1
+            ours = True
+        else:
+            ours = False
+    try:
+        yield
+    finally:
+        if ours:
+            with _opening_lock:
+                _opening -= 1
+                if not _opening:
+                    os.environ.pop(FFMPEG_VARIABLE, None)

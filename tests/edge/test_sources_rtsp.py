@@ -68,6 +68,7 @@ def test_no_old_picture_however_late_one_comes(server):
     time.sleep(1.0)  # a slow consumer
     late = [next(frames) for _ in range(5)]
     source.close()
+    assert "OPENCV_FFMPEG_CAPTURE_OPTIONS" not in os.environ, "files are opened without our options"
     assert sorted(ages)[10] < 0.4, ages
     # The one that was already waiting is the newest of that time.
     assert max(age_s(frame) for frame in late) < 0.5
@@ -87,8 +88,7 @@ def test_gone_and_back(server):
         while (result := next(results)).captured_ns < back:
             pass
         away_s = (result.captured_ns - back) / 1e9
-        print(f"back {away_s:.2f} s after its return")
-        assert away_s < 3
+        assert away_s < 2
         assert watching._source.health.reconnects == 1
 
 
