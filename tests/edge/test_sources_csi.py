@@ -128,7 +128,7 @@ def test_frozen_is_noticed_with_a_real_pipe():
     source = Reconnecting("csi://0", lambda: PipeCamera("csi://0", pipeline, (320, 240), 30), frozen_after_s=0.5)
     frames = iter(source)
     next(frames)
-    deadline = threading.Timer(4, source.close)
+    deadline = threading.Timer(2.5, source.close)
     deadline.start()
     for _ in frames:
         pass

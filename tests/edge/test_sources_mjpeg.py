@@ -5,7 +5,9 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -38,7 +40,7 @@ class Server:
         self.part = plain
         self.every_s, self.most, self.cut = 0.02, 10**9, threading.Event()
         self.requests, self.status, self.password, self.chunked = [], 200, None, False
-        self.port = 0
+        self.port, self.secret = 0, None
         self.start()
 
     def start(self):
@@ -55,6 +57,11 @@ class Server:
 
         self.cut.clear()
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.server.handle_error = lambda *arguments: None
+        if self.secret is not None:
+            self.server.socket = self.secret.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.server.daemon_threads = False
         self.server.block_on_close = True
         self.port = self.server.server_address[1]
@@ -379,6 +386,35 @@ def test_no_refusal_shows_a_password(url):
         text = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
         assert "heim" not in text
     assert "\n" not in str(caught.value)
+
+
+def test_an_encrypted_stream(server, tmp_path, monkeypatch):
+    """Closing frees a reader here too, and a certificate that nobody vouches for is refused."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is absent")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    options = "-x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    command = ["openssl", "req", *options.split(), "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.stop()
+    server.secret = context
+    server.start()
+    server.part = lambda number, jpeg: plain(number, jpeg) if number < 5 else server.cut.wait(10) and None
+    url = f"https://localhost:{server.port}/video"
+    with pytest.raises(edge.SourceError, match=r"localhost can't be reached \(.*certificate verify failed"):
+        open_source(url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    source = open_source(url)
+    frames = iter(source)
+    next(frames)
+    closing = threading.Timer(0.5, source.close)
+    closing.start()
+    begun = time.monotonic()
+    list(frames)
+    assert time.monotonic() - begun < 1.5
+    closing.join()
 
 
 def test_options_after_the_fragment(server):
