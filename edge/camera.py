@@ -1,153 +1,85 @@
-"""Where frames come from. A source is named by a URI, a plain path or a camera's number.
+"""Where frames come from. A source is named by a URI, a plain path or a camera's number, or it is the pictures.
 
-file:///path/clip.mp4    a video, or one picture        (plain path: clip.mp4)
-dir:///path/frames?fps=25  a folder of pictures, by name  (plain path of a folder)
-v4l2:///dev/video0       a camera                       (plain number: 0)
-synthetic://             the demo: a real portrait moved in front of a synthetic camera
+file:///path/clip.mp4      a video, or one picture          (plain path: clip.mp4)
+dir:///path/frames?fps=25  a folder of pictures, by name    (plain path of a folder)
+v4l2:///dev/video0         a camera                         (plain number: 0)
+csi://0                    a camera on a Jetson's CSI port
+rtsp://host/path           a network camera; rtsps:// likewise
+http://host/path           a network camera that sends MJPEG; https:// likewise
+synthetic://               the demo: a real portrait moved in front of a synthetic camera
+any iterable               of BGR uint8 arrays, or of (array, captured_ns)
+a Source                   of your own (see edge.source)
+
+Options of ``v4l2``: ``width``, ``height``, ``fps``, ``mjpg=1`` (JPEG from the camera). Of ``csi``: ``width``,
+``height``, ``fps``, ``flip`` (nvvidconv's 0 to 7). Of both, and after a ``#`` of ``rtsp`` and ``http``, whose ``?``
+belongs to the camera: ``frozen`` (seconds after which a standing picture is no live one, default 5, 0 for never) and
+``give_up`` (seconds after which a camera that is lost is an error, default 0 for never). For example
+``v4l2:///dev/video0?width=1280&height=720&fps=30`` or ``rtsp://host/path#give_up=60``.
 """
 
 from __future__ import annotations
 
 import numbers
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 import cv2
-import numpy as np
 
-from edge.errors import FrameError, SourceError
-from edge.source import DEFAULT_FPS, Source, check_frame, read_picture, readable
-from edge.types import Frame, Image
+from edge.errors import SourceError
+from edge.source import DEFAULT_FPS, Source, readable
+from edge.sources.arrays import ArraySource
+from edge.sources.csi import open_csi
+from edge.sources.files import FolderSource, PictureSource, VideoSource
+from edge.sources.live import FROZEN_AFTER_S, Camera, Reconnecting
+from edge.sources.mjpeg import MJPEGCamera
+from edge.sources.opencv import RTSPCamera, V4L2Camera
+from edge.sources.uri import Number, read_options, shown
 
-SCHEMES = ("file", "dir", "v4l2", "synthetic")
+SCHEMES = ("file", "dir", "v4l2", "csi", "rtsp", "rtsps", "http", "https", "synthetic")
 
 MOTION_JPEG = (".mjpeg", ".mjpg")
 """Files of many JPEGs, which begin like a picture."""
 
-
-class PictureSource(Source):
-    """One picture file."""
-
-    follows = False
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), DEFAULT_FPS)
-        self._image = read_picture(path)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """One frame."""
-        yield self._media_frame(0, self._image)
-
-
-class FolderSource(Source):
-    """A folder of pictures, in the order of their names."""
-
-    follows = False
-
-    def __init__(self, path: Path, fps: float = DEFAULT_FPS) -> None:
-        super().__init__(str(path), fps)
-        if not path.is_dir():
-            raise SourceError(f"{path}: no such folder; give a folder of pictures, or a file with file://")
-        self._paths = sorted(file for file in path.iterdir() if file.is_file() and cv2.haveImageReader(readable(file)))
-        if not self._paths:
-            raise SourceError(f"{path}: no picture in this folder; expected files such as .jpg or .png")
-
-    def __iter__(self) -> Iterator[Frame]:
-        """One frame a picture."""
-        for index, path in enumerate(self._paths):
-            try:
-                image = check_frame(read_picture(path))
-            except FrameError as error:
-                raise SourceError(f"{path}: {error}") from error
-            yield self._media_frame(index, image)
+LIVE = {"frozen": Number(FROZEN_AFTER_S, zero=True), "give_up": Number(0, zero=True)}
+V4L2 = {
+    "width": Number(0, whole=True),
+    "height": Number(0, whole=True),
+    "fps": Number(0),
+    "mjpg": Number(0, zero=True, whole=True, most=2),
+    **LIVE,
+}
+CSI = {
+    "width": Number(1280, whole=True),
+    "height": Number(720, whole=True),
+    "fps": Number(30, whole=True),
+    "flip": Number(0, zero=True, whole=True, most=8),
+    **LIVE,
+}
 
 
-class VideoSource(Source):
-    """A video file, every frame of it."""
-
-    def __init__(self, path: Path) -> None:
-        # Made absolute, since FFmpeg takes what stands before a colon for a protocol.
-        self._capture = cv2.VideoCapture(readable(path.absolute()))
-        fps = self._capture.get(cv2.CAP_PROP_FPS) if self._capture.isOpened() else 0.0
-        super().__init__(str(path), fps if 0 < fps < 1000 else DEFAULT_FPS)
-        self._promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if self._capture.isOpened() else 0
-        read, first = self._capture.read() if self._capture.isOpened() else (False, None)
-        if not read or first is None:
-            self._capture.release()
-            raise SourceError(
-                f"{path}: not a video or picture that can be read; expected a whole file such as .mp4 or .jpg"
-            )
-        self._first: Image = np.asarray(first, np.uint8)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Every frame; raises at the end if the file holds fewer than it promised."""
-        yield self._media_frame(0, self._first)
-        index = 1
-        while True:
-            read, image = self._capture.read()
-            if not read:
-                break
-            yield self._media_frame(index, np.asarray(image, np.uint8))
-            index += 1
-        # Containers without an index only estimate their length, so a few frames less are no proof of damage.
-        if self._promised - index > max(3, 0.03 * self._promised):
-            raise SourceError(
-                f"{self.name}: ends after {index} of {self._promised} frames, the file is truncated; copy it again"
-            )
-
-    def close(self) -> None:
-        """Release the file."""
-        self._capture.release()
-
-
-class CameraSource(Source):
-    """A Video4Linux camera."""
-
-    live = True
-
-    def __init__(self, device: str) -> None:
-        if not os.path.exists(device):
-            there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*"))) or "none"
-            raise SourceError(f"{device}: no such camera; cameras here: {there}")
-        self._capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
-        if not self._capture.isOpened():
-            raise SourceError(f"{device}: can't be opened as a camera; is it in use, or may this user not read it?")
-        super().__init__(device, self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS)
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Frames as they are captured; ``captured_ns`` is the monotonic clock."""
-        index = 0
-        while True:
-            read, image = self._capture.read()
-            now = time.monotonic_ns()
-            if not read:
-                raise SourceError(f"{self.name}: the camera stopped after {index} frames; is it still plugged in?")
-            yield Frame(index, now, np.asarray(image, np.uint8), now)
-            index += 1
-
-    def close(self) -> None:
-        """Release the camera."""
-        self._capture.release()
-
-
-def open_source(source: str | int | os.PathLike[str]) -> Source:
-    """Open a source by URI, path or camera number.
+def open_source(source: str | int | os.PathLike[str] | Iterable[object] | Source) -> Source:
+    """Open a source by URI, path or camera number, or take pictures from an iterable; a Source is taken as it is.
 
     Raises:
         SourceError: it isn't there, can't be read, or the URI is not understood.
     """
+    if isinstance(source, Source):
+        return source
     if isinstance(source, numbers.Integral) or (isinstance(source, str) and source.isdecimal()):
-        return CameraSource(f"/dev/video{int(source)}")
+        return _v4l2(f"/dev/video{int(source)}", "")
+    if isinstance(source, Iterable) and not isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):
+        return ArraySource(source)
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
-        raise SourceError(f"{source!r} is no source; expected a path, a URI such as file://, or a camera's number")
+        raise SourceError(
+            f"{source!r} is no source; expected a path, a URI such as file://, a camera's number, or pictures"
+        )
     text = os.fspath(source)
     try:
         return _open_text(text)
     except OSError as error:
-        raise SourceError(f"{text[:200]}: can't be opened ({error.strerror}); choose another source") from error
+        raise SourceError(f"{shown(text)}: can't be opened ({error.strerror}); choose another source") from error
 
 
 def _open_text(text: str) -> Source:
@@ -156,30 +88,36 @@ def _open_text(text: str) -> Source:
     scheme, _, rest = text.partition("://")
     if scheme not in SCHEMES:
         raise SourceError(
-            f"{text}: unknown kind of source {scheme!r}; expected {', '.join(f'{s}://' for s in SCHEMES)}"
+            f"{shown(text)}: unknown kind of source {scheme!r}; expected {', '.join(f'{s}://' for s in SCHEMES)}"
         )
-    # A file's name may hold '?', '#' or '%': only synthetic:// and dir:// take options.
+    # A file's name may hold '?', '#' or '%': it takes no options.
     if scheme == "file":
         path = Path(rest)
         return _open_path(path if path.exists() else Path(unquote(rest)))
+    if scheme in ("rtsp", "rtsps"):
+        return _network(text, RTSPCamera)
+    if scheme in ("http", "https"):
+        return _network(text, MJPEGCamera)
     place, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
     if scheme == "synthetic":
         if place:
             raise SourceError(f"{text}: synthetic:// takes options alone, as synthetic://?frames=100")
         from edge.synthetic import SyntheticSource
 
-        return SyntheticSource(**_numbers(text, options, SyntheticSource.OPTIONS))
+        known = {name: Number(default) for name, default in SyntheticSource.OPTIONS.items()}
+        return SyntheticSource(**read_options(text, query, known))
     if scheme == "dir":
-        return FolderSource(Path(unquote(place)), **_numbers(text, options, {"fps": DEFAULT_FPS}))
-    return CameraSource(unquote(place))
+        return FolderSource(Path(unquote(place)), **read_options(text, query, {"fps": Number(DEFAULT_FPS)}))
+    if scheme == "csi":
+        return _csi(text, place, query)
+    return _v4l2(unquote(place), query)
 
 
 def _open_path(path: Path) -> Source:
     if path.is_dir():
         return FolderSource(path)
     if path.is_char_device():
-        return CameraSource(str(path))
+        return _v4l2(str(path), "")
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder; give a video, a picture, a folder of pictures or a camera")
     if path.stat().st_size == 0:
@@ -191,16 +129,28 @@ def _open_path(path: Path) -> Source:
     return VideoSource(path)
 
 
-def _numbers(uri: str, given: dict[str, str], known: dict[str, float]) -> dict[str, float]:
-    """Options of a URI as positive numbers."""
-    values: dict[str, float] = {}
-    for name, text in given.items():
-        if name not in known:
-            raise SourceError(f"{uri}: unknown option {name!r}; expected {', '.join(known)}")
-        try:
-            values[name] = float(text)
-        except ValueError:
-            values[name] = -1.0
-        if not 0 < values[name] < 1e6:
-            raise SourceError(f"{uri}: {name}={text!r} is not a positive number")
-    return values
+def _v4l2(device: str, query: str) -> Source:
+    options = _with_defaults(f"v4l2://{device}", query, V4L2)
+    width, height, fps, mjpg = (options[name] for name in ("width", "height", "fps", "mjpg"))
+    return _live(device, lambda: V4L2Camera(device, int(width), int(height), fps, bool(mjpg)), options)
+
+
+def _csi(text: str, place: str, query: str) -> Source:
+    if not (place.isascii() and place.isdecimal()):
+        raise SourceError(f"{text}: expected the camera's number, as in csi://0")
+    options = _with_defaults(text, query, CSI)
+    width, height, fps, flip = (int(options[name]) for name in ("width", "height", "fps", "flip"))
+    return _live(f"csi://{int(place)}", lambda: open_csi(int(place), width, height, fps, flip), options)
+
+
+def _network(url: str, camera: Callable[[str], Camera]) -> Source:
+    options = _with_defaults(shown(url), url.partition("#")[2], LIVE)
+    return _live(shown(url), lambda: camera(url), options)
+
+
+def _live(name: str, open_camera: Callable[[], Camera], options: dict[str, float]) -> Source:
+    return Reconnecting(name, open_camera, frozen_after_s=options["frozen"], give_up_s=options["give_up"])
+
+
+def _with_defaults(uri: str, query: str, known: dict[str, Number]) -> dict[str, float]:
+    return {name: number.default for name, number in known.items()} | read_options(uri, query, known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import deque
 from enum import Enum
@@ -58,14 +59,19 @@ class Mailbox(Generic[T]):
             self._ended, self._failure = True, failure
             self._changed.notify_all()
 
-    def get(self) -> T | None:
+    def get(self, timeout_s: float | None = None) -> T | None:
         """The next item, waiting for it; None at the end or when closed.
+
+        Args:
+            timeout_s: how long to wait, seconds; None is for ever.
 
         Raises:
             BaseException: what the sender died of, once the items before it have been received.
+            queue.Empty: nothing came in time.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
+            if not self._changed.wait_for(lambda: self._items or self._ended or self._closed, timeout_s):
+                raise queue.Empty
             if self._closed:
                 return None
             if self._items:

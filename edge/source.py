@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,11 +47,48 @@ def check_frame(image: object) -> Image:
     return image
 
 
+class SourceState(str, Enum):
+    """What a source is doing."""
+
+    CONNECTING = "connecting"
+    """Opened or being opened; no frame has come yet."""
+    STREAMING = "streaming"
+    """Frames come."""
+    WAITING = "waiting"
+    """A camera is lost, or its picture stands still; it is tried again and again."""
+    ENDED = "ended"
+    """No frame will come any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHealth:
+    """What happened to a source so far. Each count starts at 0 and never falls."""
+
+    state: SourceState = SourceState.CONNECTING
+    frames: int = 0
+    """Frames handed on."""
+    reconnects: int = 0
+    """Times that a lost camera gave pictures again."""
+    corrupt: int = 0
+    """Pictures that could not be decoded, or were none; they are skipped, and leave a gap in ``Frame.index``."""
+    frozen: int = 0
+    """Times that a camera was given up because its picture stood still."""
+    dropped: int = 0
+    """Pictures that nobody fetched before a newer one came; they leave a gap in ``Frame.index``."""
+    last_error: str = ""
+    """Why a camera was lost the last time, in one line; empty if it never was."""
+
+
 class Source(ABC):
-    """Frames in order. Use it on one thread; :meth:`close` may be called from another, and twice."""
+    """Frames in order. Use it on one thread.
+
+    :meth:`close` may be called from any thread, and twice: a reader that waits for a frame is let go within a second,
+    its iteration ends, and what is left of a device's own thread ends within that device's time limit.
+    """
 
     live: ClassVar[bool] = False
-    """Whether the world goes on while nobody reads."""
+    """Whether the world goes on while nobody reads. If so, the newest frame counts and older ones may be dropped, and
+    ``captured_ns`` is the monotonic clock, taken at capture; else nothing is lost and ``captured_ns`` is media time."""
     follows: ClassVar[bool] = True
     """Whether each frame surely continues the one before, so that a face is sought where it was."""
 
@@ -58,6 +97,12 @@ class Source(ABC):
         """As messages call it."""
         self.fps = fps
         """Nominal frames a second."""
+        self._health = SourceHealth()
+
+    @property
+    def health(self) -> SourceHealth:
+        """The counts as they are now; may be asked from any thread."""
+        return self._health
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
@@ -71,7 +116,14 @@ class Source(ABC):
         """Release the device or file."""
 
     def _media_frame(self, index: int, image: Image) -> Frame:
+        self._handed_on()
         return Frame(index, round(index * 1e9 / self.fps), image, time.monotonic_ns())
+
+    def _handed_on(self) -> None:
+        self._health = replace(self._health, state=SourceState.STREAMING, frames=self._health.frames + 1)
+
+    def _ended(self) -> None:
+        self._health = replace(self._health, state=SourceState.ENDED)
 
 
 def read_picture(path: Path) -> Image:
@@ -86,7 +138,7 @@ def read_picture(path: Path) -> Image:
         raise SourceError(f"{path}: can't be read ({error.strerror})") from error
     if not data:
         raise SourceError(f"{path}: is empty; expected a picture")
-    if not _complete(data):
+    if not complete(data):
         raise SourceError(f"{path}: the picture is truncated; copy it again")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
@@ -108,7 +160,7 @@ def readable(path: Path) -> str:
     return str(path)
 
 
-def _complete(data: bytes) -> bool:
+def complete(data: bytes) -> bool:
     """Whether a JPEG or PNG has its end: decoders fill the missing rest of one with grey, which is made-up data."""
     if data.startswith(b"\xff\xd8"):
         return _jpeg_ends(data)

@@ -45,6 +45,7 @@ class SyntheticSource(Source):
         """``frames`` frames."""
         for index in range(self._frames):
             yield self._media_frame(index, self.picture(index / self.fps))
+        self._ended()
 
     @staticmethod
     def face_in_view(seconds: float) -> bool:

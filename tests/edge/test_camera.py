@@ -1,12 +1,15 @@
 """Sources: what can't be read is told in one line; what can is delivered whole and in order."""
 
+import threading
+import time
+
 import cv2
 import numpy as np
 import pytest
 
 import edge
 from edge.camera import FolderSource, PictureSource, VideoSource, open_source
-from edge.source import read_picture
+from edge.source import SourceState, read_picture
 from edge.synthetic import SyntheticSource
 
 
@@ -108,7 +111,9 @@ def test_cameras_that_are_not_there():
 
 
 def test_uris_that_are_not_understood():
-    assert "unknown kind of source 'gopher'; expected file://, dir://, v4l2://, synthetic://" in refusal("gopher://x")
+    assert "unknown kind of source 'gopher'; expected file://, dir://, v4l2://, csi://, rtsp://" in refusal(
+        "gopher://x"
+    )
     assert "unknown option 'colour'; expected width, height, fps, frames" in refusal("synthetic://?colour=1")
     assert "fps='fast' is not a positive number" in refusal("synthetic://?fps=fast")
     assert "frames='-3' is not a positive number" in refusal("synthetic://?frames=-3")
@@ -124,3 +129,81 @@ def test_the_synthetic_camera_repeats_itself_exactly():
 def test_a_plain_folder_is_a_source(tmp_path, portrait):
     cv2.imwrite(str(tmp_path / "a.png"), portrait)
     assert isinstance(open_source(str(tmp_path)), FolderSource)
+
+
+def test_damage_in_the_middle_of_a_video_is_skipped_and_counted(make_clip, tmp_path):
+    data = bytearray(make_clip(60).read_bytes())
+    start = data.index(b"mdat")
+    middle = start + (data.index(b"moov") - start) // 2
+    data[middle : middle + 2000] = np.random.default_rng(0).bytes(2000)
+    (tmp_path / "hurt.mp4").write_bytes(data)
+    source = open_source(tmp_path / "hurt.mp4")
+    frames = list(source)
+    source.close()
+    health = source.health
+    assert health.corrupt > 0
+    assert health.frames == len(frames)
+    assert health.frames + health.corrupt == 60
+    assert frames[-1].index == 59
+    assert [frame.captured_ns for frame in frames] == [frame.index * 40_000_000 for frame in frames]
+    assert health.state is SourceState.ENDED
+    with edge.Recognizer(tmp_path / "hurt.mp4", landmarks="5") as recognizer:
+        assert [result.frame for result in recognizer] == [frame.index for frame in frames]
+
+
+def test_a_video_may_change_its_size(tmp_path, portrait):
+    """Every frame comes; OpenCV brings it to the size of the first."""
+    small, large = portrait[:384, :384], cv2.resize(portrait[:384, :384], (640, 640))
+    pictures = [small] * 6 + [large] * 6 + [cv2.resize(small, (200, 200))] * 6
+    (tmp_path / "mixed.mjpeg").write_bytes(b"".join(cv2.imencode(".jpg", one)[1].tobytes() for one in pictures))
+    with edge.Recognizer(tmp_path / "mixed.mjpeg", landmarks="5") as recognizer:
+        pairs = list(recognizer.with_frames())
+    assert [frame.image.shape for frame, _ in pairs] == [(384, 384, 3)] * 18
+    assert all(result.faces for _, result in pairs)
+    assert {face.id for _, result in pairs for face in result.faces} == {1}
+
+
+def test_pictures_handed_over_may_change_their_size(portrait):
+    face = portrait[:384, :384]
+    sizes = [384, 640, 300]
+    with edge.Recognizer(
+        (cv2.resize(face, (side, side)) for side in sizes for _ in range(6)), landmarks="5"
+    ) as watching:
+        pairs = list(watching.with_frames())
+    assert [frame.image.shape[0] for frame, _ in pairs] == [side for side in sizes for _ in range(6)]
+    assert sum(bool(result.faces) for _, result in pairs) >= 15
+
+
+def test_closing_while_a_video_is_read(make_clip):
+    path = make_clip(200)
+    for _ in range(20):
+        source = open_source(path)
+        reader = threading.Thread(target=lambda source=source: [None for _ in source])
+        reader.start()
+        time.sleep(0.005)
+        source.close()
+        source.close()
+        reader.join(2)
+        assert not reader.is_alive()
+        assert source.health.state is SourceState.ENDED
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("v4l2:///dev/video99?width=1280&height=720&fps=30&mjpg=1", "/dev/video99: no such camera"),
+        ("v4l2:///dev/video99?wide=1", "unknown option 'wide'; expected width, height, fps, mjpg, frozen, give_up"),
+        ("v4l2:///dev/video99?width=12.5", "width='12.5' is not a positive number"),
+        ("v4l2:///dev/video99?width=nan", "width='nan' is not a positive number"),
+        ("v4l2:///dev/video99?frozen=-1", "frozen='-1' is not a number from 0"),
+        ("csi://", "expected the camera's number, as in csi://0"),
+        ("csi://left", "expected the camera's number, as in csi://0"),
+        ("csi://0?turn=1", "unknown option 'turn'; expected width, height, fps, flip, frozen, give_up"),
+        ("csi://0?flip=8", "flip='8' is not a whole number from 0 below 8"),
+        ("dir:///tmp?fsp=3", "unknown option 'fsp'; expected fps"),
+        ("rtsp://", "not an address; expected rtsp://user:password@host:554/path"),
+        ("http://", "not an address; expected http://user:password@host/path"),
+    ],
+)
+def test_options_of_cameras(uri, message):
+    assert message in refusal(uri)

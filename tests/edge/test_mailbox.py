@@ -1,5 +1,6 @@
 """Between threads nothing is lost silently, nothing is handed out twice, and a death is told."""
 
+import queue
 import threading
 import time
 
@@ -64,3 +65,16 @@ def test_closing_frees_both_sides(policy):
     assert not sender.is_alive()
     assert mailbox.put(3) is False
     assert mailbox.get() is None
+
+
+def test_waiting_for_a_time_only():
+    mailbox = Mailbox(1, DropPolicy.WAIT)
+    begun = time.monotonic()
+    with pytest.raises(queue.Empty):
+        mailbox.get(0.05)
+    assert 0.04 < time.monotonic() - begun < 1
+    mailbox.put("a")
+    assert mailbox.get(0) == "a"
+    mailbox.end(TimeoutError("the sender's own"))
+    with pytest.raises(TimeoutError, match="the sender's own"):
+        mailbox.get(1)
