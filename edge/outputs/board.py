@@ -220,6 +220,7 @@ class Board:
         return {
             "alive": health.alive,
             "reason": health.reason,
+            "trouble": self.trouble(),
             "age_ms": None if health.age_s is None else round(health.age_s * 1e3, 1),
             "latency_ms": round(self._latency_s * 1e3, 1),
             "fps": round(fps, 1),

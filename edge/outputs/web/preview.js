@@ -21,7 +21,8 @@ let newest = null; // the newest result, and when it came
 let newestAt = -Infinity;
 let interval = 40; // between results, milliseconds, smoothed
 let shown = null; // { bitmap, frame, width, height, at }
-let status = null;
+let status = null, statusAt = -Infinity;
+let admitted = false; // whether this connection's first status has come: until then the newest result may be an old one
 let lagMs = 0; // how far this page is behind the newest result, by a slow connection
 let link = "connecting"; // connecting | open | lost | ended | refused
 let ending = "";
@@ -36,6 +37,7 @@ function take(result) {
   if (newest) interval += 0.1 * (Math.min(2000, now - newestAt) - interval);
   newest = result;
   newestAt = now;
+  date();
   results.set(result.frame, result);
   if (results.size > KEPT) results.delete(results.keys().next().value);
   for (const face of result.faces) cardOf(face).take(face, result.captured_ns / 1e9, now);
@@ -44,6 +46,12 @@ function take(result) {
     stagesMs.set(name, before === undefined ? spent : before + 0.08 * (spent - before));
   }
   dirty = true;
+}
+
+// A page that joins late is given the newest result, which may be old: the server knows since when it is there.
+function date() {
+  if (!newest || !status || status.captured_ns !== newest.captured_ns) return;
+  newestAt = Math.min(newestAt, statusAt - Math.max(0, status.age_ms - status.latency_ms));
 }
 
 function forget() {
@@ -57,7 +65,7 @@ function forget() {
 
 function connect(wait = 400) {
   const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`);
-  socket.onopen = () => { link = "open"; wait = 400; forget(); askStatus(); };
+  socket.onopen = () => { link = "open"; wait = 400; admitted = false; status = null; forget(); askStatus(); };
   socket.onmessage = (message) => take(JSON.parse(message.data));
   socket.onclose = (event) => {
     if (link !== "refused") {
@@ -76,6 +84,9 @@ async function askStatus() {
     else if (answer.ok) {
       if (link === "refused") link = "lost";
       status = await answer.json();
+      statusAt = performance.now();
+      admitted = true;
+      date();
       const behind = newest && status.captured_ns !== null ? (status.captured_ns - newest.captured_ns) / 1e6 : 0;
       lagMs = behind > 2 * interval && status.alive ? behind : 0;
     }
@@ -128,11 +139,12 @@ function drawStage(isOld, isPrivate) {
   // An old box would claim that somebody is there.
   if (isOld || !newest) return;
   const result = isPrivate || !shown ? newest : results.get(shown.frame) || newest;
+  const taken = [];
   for (const face of result.faces) {
     const [x, y, width, height] = face.box;
     const place = { x: left + x * scale, y: top + y * scale, width: width * scale, height: height * scale };
     if (isPrivate) drawSilhouette(above, place);
-    drawBox(above, face, place, wide, tall);
+    drawBox(above, face, place, wide, tall, taken);
   }
 }
 
@@ -162,12 +174,12 @@ function drawSilhouette(context, { x, y, width, height }) {
   context.ellipse(middle, y + height * 0.48, width * 0.38, height * 0.5, 0, 0, 2 * Math.PI);
   context.fill();
   context.beginPath();
-  context.ellipse(middle, y + height * 1.72, width * 0.95, height * 0.62, 0, Math.PI, 2 * Math.PI);
+  context.ellipse(middle, y + height * 1.68, width * 0.9, height * 0.64, 0, Math.PI, 2 * Math.PI);
   context.fill();
   context.globalAlpha = 1;
 }
 
-function drawBox(context, face, { x, y, width, height }, wide, tall) {
+function drawBox(context, face, { x, y, width, height }, wide, tall, taken) {
   const colour = BOX[face.state] || BOX.uncertain;
   context.lineWidth = 2.5;
   context.strokeStyle = colour;
@@ -183,7 +195,11 @@ function drawBox(context, face, { x, y, width, height }, wide, tall) {
   context.font = "600 14px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
   const room = context.measureText(words).width + 16;
   const left = Math.max(2, Math.min(x, wide - room - 2));
-  const top = y >= 30 ? y - 28 : Math.min(tall - 26, y + height + 4);
+  // Above the box or below it, wherever no other face's words are; inside it where neither is free.
+  const free = (top) => top >= 2 && top <= tall - 26
+    && !taken.some((other) => left < other.left + other.room && other.left < left + room && Math.abs(top - other.top) < 25);
+  const top = [y - 28, y + height + 4, y + 4].find(free) ?? Math.max(2, Math.min(tall - 26, y + 4));
+  taken.push({ left, room, top });
   context.fillStyle = colour;
   context.beginPath();
   context.roundRect(left, top, room, 24, 7);
@@ -222,6 +238,7 @@ class Card {
     this.history = []; // [time in s, probabilities in the order of labels]
     this.element = document.createElement("article");
     this.element.className = "panel card";
+    this.element.dataset.id = face.id;
     const head = make("div", "head", this.element);
     make("span", "chip", head, `Face ${face.id}`);
     this.state = make("span", "state", head);
@@ -242,8 +259,6 @@ class Card {
     const axis = make("div", "axis", this.element);
     make("span", "", axis, `${STRIP_S} s ago`);
     make("span", "", axis, "now");
-    const after = [...cards.values()].find((other) => other.id > face.id);
-    $("cards").insertBefore(this.element, after ? after.element : null);
   }
 
   take(face, time, now) {
@@ -254,10 +269,14 @@ class Card {
     while (this.history.length && this.history[0][0] < time - STRIP_S - 1) this.history.shift();
   }
 
-  show(time, inView) {
+  show(time, inView, isOld) {
     const face = this.face;
-    this.element.dataset.state = inView ? face.state : "gone";
-    say(this.state, inView ? WORDS[face.state] || face.state : "left the view");
+    if (!this.element.isConnected) {
+      const after = [...$("cards").children].find((other) => Number(other.dataset.id) > this.id);
+      $("cards").insertBefore(this.element, after || null);
+    }
+    this.element.dataset.state = inView || isOld ? face.state : "gone";
+    say(this.state, isOld ? "old" : inView ? WORDS[face.state] || face.state : "left the view");
     say(this.label, face.state === "ok" ? face.label : `${face.label}?`);
     say(this.confidence, percent(face.confidence));
     this.rows.forEach(({ row, fill, value }, number) => {
@@ -334,19 +353,22 @@ function show() {
   const silence = now - newestAt;
   const isPrivate = Boolean(status && !status.picture);
   const tooOld = Math.max(STALE_MS, 3 * interval);
-  const isOld = link !== "open" || (newest !== null && (silence > tooOld || lagMs > tooOld));
+  const isOld = link !== "open" || !admitted || (newest !== null && (silence > tooOld || lagMs > tooOld));
   const pictureAge = shown && !isPrivate ? now - shown.at : 0;
 
   let state = "live", words = "Live", note = "";
   if (link === "refused") [state, words] = ["refused", "Not admitted: open the link that edge run printed"];
-  else if (link === "connecting") [state, words] = ["connecting", "Connecting"];
+  else if (link === "connecting" || (link === "open" && !admitted)) [state, words] = ["connecting", "Connecting"];
   else if (link === "ended") [state, words] = ["ended", `Ended: ${ending || "the run is over"}`];
   else if (link === "lost") [state, words] = ["lost", "Connection lost, trying again"];
-  else if (status && !status.alive) [state, words] = ["stale", `Not alive: ${status.reason}`];
+  else if (status.trouble) [state, words, note] = ["stale", "Trouble", `${status.trouble}. `];
   else if (!newest) [state, words] = ["waiting", "Waiting for the first result"];
   else if (silence > tooOld) [state, words] = ["stale", `No new result for ${duration(silence)}`];
   else if (isOld) [state, words] = ["stale", "Slow connection"];
-  if (state !== "live") note = newest && state !== "waiting" ? `${words}. What you see is ${duration(silence + lagMs)} old.` : words;
+  if (state !== "live") {
+    if (!note && state !== "stale") note = newest ? `${words}. ` : words;
+    if (newest) note += `What you see is ${duration(silence + lagMs)} old.`;
+  }
   else if (pictureAge > 1500) note = `The picture is ${duration(pictureAge)} old; the results are not.`;
 
   document.body.dataset.state = state;
@@ -354,7 +376,7 @@ function show() {
   say($("pill-text"), words);
   $("note").hidden = !note;
   say($("note"), note);
-  $("privacy").hidden = !isPrivate;
+  $("privacy").hidden = !isPrivate || Boolean(note);
 
   const known = link === "open" && status;
   say($("fps"), known && !isOld ? status.fps.toFixed(1) : "–");
@@ -364,9 +386,9 @@ function show() {
   say($("count"), here === null ? "–" : String(here));
   const extra = [];
   if (known) {
-    extra.push(`${status.frames} frames`, `frame to result ${duration(status.latency_ms)}`);
-    for (const [name, count] of Object.entries(status.counters)) if (name !== "dropped") extra.push(`${count} ${name}`);
-    if (status.lost) extra.push(`${status.lost} messages lost by slow clients`);
+    extra.push(`frames ${status.frames}`, `frame to result ${duration(status.latency_ms)}`);
+    for (const [name, count] of Object.entries(status.counters)) if (name !== "dropped") extra.push(`${name} ${count}`);
+    if (status.lost) extra.push(`messages lost by slow clients ${status.lost}`);
   }
   say($("extra"), extra.join("  ·  "));
 
@@ -375,7 +397,7 @@ function show() {
     if (!inView.has(card.id) && !isOld && now - card.seenAt > GONE_MS) {
       card.element.remove();
       cards.delete(card.id);
-    } else card.show(newest ? newest.captured_ns / 1e9 : 0, inView.has(card.id) || isOld);
+    } else card.show(newest ? newest.captured_ns / 1e9 : 0, inView.has(card.id), isOld);
   }
   $("nobody").hidden = cards.size > 0;
   say($("nobody-text"), here === 0 ? "Nobody in view" : newest ? "Nobody was in view" : words);
