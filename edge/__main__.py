@@ -17,6 +17,7 @@ from edge.errors import BundleError, EdgeError, OptionError
 
 if TYPE_CHECKING:
     from edge.outputs.contract import Output
+    from edge.recognizer import Recognizer
 
 EXIT_INTERRUPTED = 130
 
@@ -81,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--min-face", type=int, metavar="PIXELS", help="smallest face to find (default: 60; pictures 40)")
     run.add_argument("--jsonl", metavar="FILE|-", help="write one JSON line a frame")
     run.add_argument("--video", metavar="OUT.mp4", help="write the annotated video")
+    run.add_argument(
+        "--preview",
+        nargs="?",
+        const=True,
+        metavar="HOST:PORT",
+        help="serve a page with the live picture, results and metrics (default: 127.0.0.1:8765; name SOURCE first)",
+    )
+    run.add_argument("--privacy", action="store_true", help="write and serve no picture at all")
     run.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
 
     check = commands.add_parser("check", help="verify a bundle", description="Replay a bundle's golden vectors here.")
@@ -102,6 +111,8 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.max_frames is not None and options.max_frames < 1:
         raise OptionError(f"--max-frames {options.max_frames}: expected 1 or more")
+    if options.privacy and options.video is not None:
+        raise OptionError("--privacy writes no picture; leave --video out")
     signal.signal(signal.SIGTERM, _interrupt)
     messages = sys.stderr if options.jsonl == "-" else sys.stdout
     with Recognizer(
@@ -120,6 +131,8 @@ def _run(options: argparse.Namespace) -> int:
         files = [output.file for output in outputs if isinstance(output, JsonLines | AnnotatedVideo)]
         refuse_collisions(options.source, [file for file in files if file is not None])
         outputs.append(Summary())
+        if options.preview is not None:
+            outputs.append(_preview(options, recognizer, messages))
         whole = False
         try:
             with contextlib.closing(_Progress(sys.stderr)) as progress:
@@ -139,6 +152,19 @@ def _run(options: argparse.Namespace) -> int:
         finally:
             _finish(outputs, whole, messages)
     return 0
+
+
+def _preview(options: argparse.Namespace, recognizer: Recognizer, messages: TextIO) -> Output:
+    from edge.outputs.address import DEFAULT
+    from edge.outputs.preview import Preview
+
+    preview = Preview(
+        DEFAULT if options.preview is True else options.preview,
+        private=options.privacy,
+        counters=lambda: {"dropped": recognizer.dropped},
+    )
+    print(f"preview at {preview.url}", file=messages, flush=True)
+    return preview
 
 
 def _finish(outputs: Sequence[Output], whole: bool, messages: TextIO) -> None:

@@ -11,6 +11,11 @@ from edge.outputs.contract import Output, PartialFile
 from edge.types import Frame, Result
 
 
+def line(result: Result) -> str:
+    """A result as one line of JSON, without the line's end."""
+    return json.dumps(result.to_dict(), separators=(",", ":"))
+
+
 class JsonLines(Output):
     """Writes to a file, or to standard output for ``-``.
 
@@ -34,7 +39,7 @@ class JsonLines(Output):
 
     def write(self, frame: Frame, result: Result) -> None:
         """One line; standard output is flushed at once, so that a reader sees it as it happens."""
-        self._stream.write(json.dumps(result.to_dict(), separators=(",", ":")) + "\n")
+        self._stream.write(line(result) + "\n")
         if self.file is None or self.file.direct:
             self._stream.flush()
 
