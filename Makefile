@@ -44,12 +44,12 @@ $(RUNTIME)/.installed: pyproject.toml
 	touch $@
 
 $(RUNTIME)/.installed-test: $(RUNTIME)/.installed
-	$(RUNTIME)/bin/python $(PIP) -e ".[test]"
+	$(RUNTIME)/bin/python $(PIP) -e ".[preview,test]"
 	touch $@
 
 # torch first: anything that depends on it would otherwise bring its largest build.
 $(DESKTOP)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(DESKTOP)
 	$(DESKTOP)/bin/python $(PIP) "$(TORCH)"
-	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,cluster,test,lint]"
+	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,cluster,preview,test,lint]"
 	touch $@

@@ -12,6 +12,7 @@ Importing this package loads neither OpenCV, dlib nor an inference runtime: name
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import (
@@ -32,15 +33,23 @@ if TYPE_CHECKING:
     from edge.mailbox import DropPolicy
     from edge.recognizer import Recognizer
     from edge.smooth import Smoothing
+    from edge.source import Source, SourceHealth, SourceState
     from edge.types import Box, Face, FaceState, Frame, Result
 
 __version__ = "0.1.0"
+
+# Newer ONNX Runtimes keep a device id and a log of their use under the user's home, unless this is said before they are
+# imported: a robot's camera software writes nothing that it wasn't asked to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _LAZY = {
     "Bundle": "edge.bundle",
     "DropPolicy": "edge.mailbox",
     "Recognizer": "edge.recognizer",
     "Smoothing": "edge.smooth",
+    "Source": "edge.source",
+    "SourceHealth": "edge.source",
+    "SourceState": "edge.source",
     "Box": "edge.types",
     "Face": "edge.types",
     "FaceState": "edge.types",
@@ -66,7 +75,10 @@ __all__ = [
     "Recognizer",
     "Result",
     "Smoothing",
+    "Source",
     "SourceError",
+    "SourceHealth",
+    "SourceState",
     "StaleResultError",
 ]
 

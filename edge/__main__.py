@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="recognise the faces in a source", description="Recognise faces.")
     run.set_defaults(command=_run)
     run.add_argument(
-        "source", metavar="SOURCE", help="video, picture, folder, camera number, or file:// dir:// v4l2:// synthetic://"
+        "source",
+        metavar="SOURCE",
+        help="video, picture, folder, camera number, or file:// dir:// v4l2:// csi:// rtsp:// http:// synthetic://",
     )
     run.add_argument("--bundle", help="name of a packaged bundle, or path of a folder or zip (default: face)")
     run.add_argument("--backend", choices=("auto", "onnxruntime", "tensorrt"), default="auto")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from edge.arguments import BAD_INPUT, Parser
 from export.lint import VERSIONS, LintError, lint

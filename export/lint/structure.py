@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import onnx
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import EncodeError
 from onnx import TensorProto
 
 from export.lint.contract import Finding, Version
