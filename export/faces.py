@@ -11,13 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from edge.bundle import Manifest
-from edge.camera import FolderSource, open_source
+from edge.camera import open_source
 from edge.errors import EdgeError, OptionError, SourceError
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.faces.track import Tracker
 from edge.preprocess import to_tensor
 from edge.source import Source, check_frame
+from edge.sources.files import FolderSource
 from edge.types import Image, Points, Tensor
 from edge.window import ON_TIME, Cutter
 from train.data import detect

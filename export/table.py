@@ -116,7 +116,7 @@ def measured(family: str, folder: Path) -> dict[str, Any]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| family | parameters | precision | parity | MB | ms a frame | of fp32's | window / frame | export's peak GiB |",
+        "| family | parameters | precision | parity | MB | ms a frame | of fp32 | window / frame | peak GiB |",
         "| --- " * 9 + "|",
     ]
     for row in rows:

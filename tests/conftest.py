@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 # As the command line does before OpenCV first opens a file: FFmpeg reads this once in a process.
@@ -43,10 +43,15 @@ def portrait() -> np.ndarray:
 
 @pytest.fixture
 def face_bundle(tmp_path: Path) -> Path:
-    """A copy of the default bundle, to be damaged."""
-    from edge.bundle import DEFAULT, PACKAGED
+    """The default bundle's FP32 alone, to be damaged."""
+    from edge.bundle import WINDOW, Bundle, write
 
-    return Path(shutil.copytree(PACKAGED / DEFAULT, tmp_path / "bundle"))
+    shipped = Bundle.open()
+    graph = replace(shipped.manifest.graphs[WINDOW], files={"fp32": "window.fp32.onnx"}, cpu={})
+    manifest = replace(shipped.manifest, graphs={WINDOW: graph}, files={})
+    return write(
+        tmp_path / "bundle", manifest, {"window.fp32.onnx": shipped.graph(WINDOW, "fp32").model}, shipped.golden
+    ).where
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def test_the_shipped_accuracy_is_good_enough():
     assert figures["accuracy"] >= 0.60
 
 
-@pytest.mark.parametrize("member", ["model.fp32.onnx", "golden.npz", "manifest.json"])
+@pytest.mark.parametrize("member", ["window.fp32.onnx", "golden.npz", "manifest.json"])
 def test_one_flipped_bit_is_found(face_bundle, member):
     path = face_bundle / member
     data = bytearray(path.read_bytes())
@@ -48,7 +48,7 @@ def test_one_flipped_bit_is_found(face_bundle, member):
         Bundle.open(face_bundle).verify()
 
 
-@pytest.mark.parametrize("member", ["model.fp32.onnx", "golden.npz"])
+@pytest.mark.parametrize("member", ["window.fp32.onnx", "golden.npz"])
 def test_a_missing_file_is_named(face_bundle, member):
     (face_bundle / member).unlink()
     with pytest.raises(edge.BundleError, match=f"{member} is missing"):
@@ -173,7 +173,7 @@ def test_a_network_that_answers_something_else_is_refused(face_bundle):
     }
     graph = bundle.graph("window", "fp32").model
     forged = write(
-        face_bundle.parent / "forged", replace(bundle.manifest, files={}), {"model.fp32.onnx": graph}, golden
+        face_bundle.parent / "forged", replace(bundle.manifest, files={}), {"window.fp32.onnx": graph}, golden
     )
     with pytest.raises(edge.BundleError, match=r"golden vectors are not reproduced here \(tensor -> probabilities"):
         edge.Recognizer(bundle=forged.where)
@@ -185,7 +185,7 @@ def test_preprocessing_that_changed_is_refused(face_bundle):
     forged = write(
         face_bundle.parent / "forged",
         replace(bundle.manifest, files={}),
-        {"model.fp32.onnx": bundle.graph("window", "fp32").model},
+        {"window.fp32.onnx": bundle.graph("window", "fp32").model},
         golden,
     )
     with pytest.raises(edge.BundleError, match="pixels -> tensor, portrait: differs by"):
@@ -197,16 +197,16 @@ def test_a_graph_that_is_not_onnx(face_bundle):
     forged = write(
         face_bundle.parent / "forged",
         replace(bundle.manifest, files={}),
-        {"model.fp32.onnx": b"no graph"},
+        {"window.fp32.onnx": b"no graph"},
         dict(bundle.golden),
     )
-    with pytest.raises(edge.BundleError, match=r"model\.fp32\.onnx is no ONNX file \(not a protocol buffer\)"):
+    with pytest.raises(edge.BundleError, match=r"window\.fp32\.onnx is no ONNX file \(not a protocol buffer\)"):
         edge.Recognizer(bundle=forged.where)
 
 
 def test_writing_is_whole_or_nothing(face_bundle, tmp_path):
     bundle = Bundle.open(face_bundle)
-    members, manifest = {"model.fp32.onnx": bundle.graph("window", "fp32").model}, replace(bundle.manifest, files={})
+    members, manifest = {"window.fp32.onnx": bundle.graph("window", "fp32").model}, replace(bundle.manifest, files={})
     target = tmp_path / "new" / "bundle"
 
     def refuse(written):
@@ -236,6 +236,6 @@ def test_an_unwritable_place(face_bundle, tmp_path):
 
 def test_a_file_that_changes_after_opening_is_found(face_bundle):
     bundle = Bundle.open(face_bundle)
-    (face_bundle / "model.fp32.onnx").write_bytes(b"other")
+    (face_bundle / "window.fp32.onnx").write_bytes(b"other")
     with pytest.raises(edge.BundleError, match="sha256 differs"):
         bundle.graph("window", "fp32")

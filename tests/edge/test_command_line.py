@@ -108,7 +108,6 @@ def test_bad_options(make_clip, capfd, tmp_path):
     clip = make_clip(5)
     assert "invalid choice: 'cuda'" in refused(capfd, "run", clip, "--backend", "cuda")
     assert "invalid choice: 'int4'" in refused(capfd, "run", clip, "--precision", "int4")
-    assert "no int8 graph in this bundle" in refused(capfd, "run", clip, "--precision", "int8")
     assert "tensorrt backend" in refused(capfd, "run", clip, "--backend", "tensorrt")
     assert "expected 1 or more" in refused(capfd, "run", clip, "--max-frames", "0")
     assert "invalid int value: 'x'" in refused(capfd, "run", clip, "--max-frames", "x")
@@ -124,11 +123,13 @@ def test_bad_options(make_clip, capfd, tmp_path):
 def test_bad_bundles(make_clip, face_bundle, capfd):
     clip = make_clip(5)
     assert "no such bundle" in refused(capfd, "run", clip, "--bundle", "nowhere")
-    data = bytearray((face_bundle / "model.fp32.onnx").read_bytes())
+    refusal = refused(capfd, "run", clip, "--bundle", face_bundle, "--precision", "int8")
+    assert "no int8 graph in this bundle; it has fp32" in refusal
+    data = bytearray((face_bundle / "window.fp32.onnx").read_bytes())
     data[1000] ^= 4
-    (face_bundle / "model.fp32.onnx").write_bytes(data)
-    assert "model.fp32.onnx is not the file that was exported" in refused(capfd, "run", clip, "--bundle", face_bundle)
-    assert "model.fp32.onnx is not the file that was exported" in refused(capfd, "check", face_bundle)
+    (face_bundle / "window.fp32.onnx").write_bytes(data)
+    assert "window.fp32.onnx is not the file that was exported" in refused(capfd, "run", clip, "--bundle", face_bundle)
+    assert "window.fp32.onnx is not the file that was exported" in refused(capfd, "check", face_bundle)
 
 
 def test_check_and_doctor(capfd):

@@ -25,7 +25,7 @@ SUMMED = (
 
 
 def test_what_the_shipped_graph_says_of_itself():
-    facts = read((PACKAGED / "face" / "model.fp32.onnx").read_bytes())
+    facts = read((PACKAGED / "face" / "window.fp32.onnx").read_bytes())
     assert [(one.name, one.shape, one.dtype) for one in facts.inputs] == [("face", (1, 1, 48, 48), "float32")]
     assert [(one.name, one.shape, one.dtype) for one in facts.outputs] == [("logits", (1, 7), "float32")]
     assert not facts.external
@@ -85,24 +85,28 @@ def test_damage_is_never_worse_than_a_refusal(data):
 # -- in a bundle ------------------------------------------------------------------------------------------------------
 
 
-def bundle_of(tmp_path, graph, **members):
-    """The default bundle with another graph in it, and more files; every hash is right."""
-    shipped = Bundle.open()
-    return write(
-        tmp_path / "made", replace(shipped.manifest, files={}), {"model.fp32.onnx": graph, **members}, shipped.golden
-    )
+@pytest.fixture
+def bundle_of(face_bundle, tmp_path):
+    """Makes the default bundle with another graph in it, and more files; every hash is right."""
+
+    def make(graph, **members):
+        shipped = Bundle.open(face_bundle)
+        manifest = replace(shipped.manifest, files={})
+        return write(tmp_path / "made", manifest, {"window.fp32.onnx": graph, **members}, shipped.golden)
+
+    return make
 
 
 def weights(rng=np.random.default_rng(0)):  # noqa: B008 - one stream of numbers for all
     return rng.standard_normal((2304, 7)).astype(np.float32)
 
 
-def test_weights_in_a_file_of_the_bundle_are_used(tmp_path):
+def test_weights_in_a_file_of_the_bundle_are_used(bundle_of, tmp_path):
     matrix = weights()
     data = b"\0" * 64 + matrix.tobytes()
     place = {"location": "weights.bin", "offset": 64, "length": matrix.nbytes}
     graph = model(SUMMED, (away("weight", (2304, 7), **place),), (FACE,), (LOGITS,))
-    bundle = bundle_of(tmp_path, graph, **{"weights.bin": data})
+    bundle = bundle_of(graph, **{"weights.bin": data})
     archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", bundle.where)
     face = np.random.default_rng(1).standard_normal((1, 1, 48, 48)).astype(np.float32)
     for where in (bundle.where, archive):
@@ -115,9 +119,9 @@ def test_weights_in_a_file_of_the_bundle_are_used(tmp_path):
 
 
 @pytest.mark.parametrize("location", ["../../etc/passwd", "/etc/passwd", "other.bin", "", "sub/../weights.bin"])
-def test_weights_outside_the_bundle_are_refused_before_loading(tmp_path, location):
+def test_weights_outside_the_bundle_are_refused_before_loading(bundle_of, location):
     graph = model(SUMMED, (away("weight", (2304, 7), location=location),), (FACE,), (LOGITS,))
-    bundle = bundle_of(tmp_path, graph, **{"weights.bin": weights().tobytes()})
+    bundle = bundle_of(graph, **{"weights.bin": weights().tobytes()})
     with pytest.raises(edge.BundleError, match="which is no file of this bundle; refused"):
         edge.Recognizer(bundle=bundle.where)
 
@@ -131,27 +135,27 @@ def test_weights_outside_the_bundle_are_refused_before_loading(tmp_path, locatio
         ({"offset": "many"}, "garbled"),
     ],
 )
-def test_places_that_cannot_be(tmp_path, place, message):
+def test_places_that_cannot_be(bundle_of, place, message):
     graph = model(SUMMED, (away("weight", (2304, 7), location="weights.bin", **place),), (FACE,), (LOGITS,))
-    bundle = bundle_of(tmp_path, graph, **{"weights.bin": weights().tobytes()})
+    bundle = bundle_of(graph, **{"weights.bin": weights().tobytes()})
     with pytest.raises(edge.BundleError, match=message):
         edge.Recognizer(bundle=bundle.where)
 
 
-def test_a_graph_that_eats_something_else_is_refused_before_loading(tmp_path):
+def test_a_graph_that_eats_something_else_is_refused_before_loading(bundle_of):
     graph = model(
         SUMMED, (here("weight", (2304, 7), weights().tobytes()),), (value("face", (1, 1, 64, 64)),), (LOGITS,)
     )
     with pytest.raises(edge.BundleError, match="the manifest says"):
-        edge.Recognizer(bundle=bundle_of(tmp_path, graph).where)
+        edge.Recognizer(bundle=bundle_of(graph).where)
 
 
-def test_weights_hidden_in_a_constant_are_refused(tmp_path):
+def test_weights_hidden_in_a_constant_are_refused(bundle_of):
     constant = node(
         "Constant", (), ("weight",), (field(1, "value") + field(5, away("w", (1,), location="weights.bin")),)
     )
     graph = model((constant, *SUMMED), (), (FACE,), (LOGITS,))
-    bundle = bundle_of(tmp_path, graph, **{"weights.bin": weights().tobytes()})
+    bundle = bundle_of(graph, **{"weights.bin": weights().tobytes()})
     with pytest.raises(edge.BundleError, match="in places that no export uses"):
         edge.Recognizer(bundle=bundle.where)
 
@@ -160,9 +164,9 @@ def test_a_zip_that_unpacks_to_gigabytes(face_bundle, tmp_path):
     archive = tmp_path / "bomb.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
         for member in face_bundle.iterdir():
-            if member.name != "model.fp32.onnx":
+            if member.name != "window.fp32.onnx":
                 opened.write(member, member.name)
-        with opened.open("model.fp32.onnx", "w") as file:
+        with opened.open("window.fp32.onnx", "w") as file:
             for _ in range(80):
                 file.write(bytes(1 << 20))
     with pytest.raises(edge.BundleError, match="unpacks to 1.* times its size"):

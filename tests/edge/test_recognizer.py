@@ -226,11 +226,11 @@ def test_unknown_options(options, message):
         edge.Recognizer(**options)
 
 
-def test_no_substitutes():
+def test_no_substitutes(face_bundle):
     with pytest.raises(edge.BackendError, match="tensorrt backend .* type: --backend onnxruntime"):
         edge.Recognizer(backend="tensorrt")
     with pytest.raises(edge.BundleError, match="no fp16 graph in this bundle; it has fp32"):
-        edge.Recognizer(precision="fp16")
+        edge.Recognizer(bundle=face_bundle, precision="fp16")
 
 
 def test_every_visible_face_of_60_pixels(shared):

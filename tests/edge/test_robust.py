@@ -226,8 +226,8 @@ def forge(folder, edit):
     "edit",
     [
         lambda d: d.update(labels=[["a"], ["b"]]),
-        lambda d: d.update(graphs=["model.fp32.onnx"]),
-        lambda d: d.update(graphs={"fp32": ["model.fp32.onnx"]}),
+        lambda d: d.update(graphs=["window.fp32.onnx"]),
+        lambda d: d.update(graphs={"fp32": ["window.fp32.onnx"]}),
         lambda d: d["inputs"][0].update(shape=[1, 1, 48.5, 48]),
         lambda d: d["inputs"][0].update(shape=[]),
         lambda d: d["inputs"][0]["alignment"].update(left_eye=[]),
