@@ -92,7 +92,7 @@ def exceptions(
 ) -> tuple[str, ...]:
     """Names of the nodes that must stay FP32, found by running the fp32 graph on samples.
 
-    A node stays when an input, an output or the terms of its sum exceed ``share`` of 65504, or when its output
+    A node stays when an input, an output or the terms of its sum exceed ``share`` of 65504, or when an input or output
     underflows: FP16 would change it by more than a hundredth of its norm.
 
     Args:
@@ -122,10 +122,11 @@ def exceptions(
     limit = share * LARGEST
     kept = set(unfit(model))
     for node in model.graph.node:
-        peaks = [largest.get(name, 0.0) for name in (*node.input, *node.output)]
+        names = (*node.input, *node.output)
+        peaks = [largest.get(name, 0.0) for name in names]
         if node.op_type in _SUMS:
             peaks.append(largest.get(node.input[0], 0.0) * _terms(node, types))
-        if not all(peak <= limit for peak in peaks) or any(name in underflow for name in node.output):
+        if not all(peak <= limit for peak in peaks) or any(name in underflow for name in names):
             kept.add(node.name)
     return tuple(node.name for node in model.graph.node if node.name in kept)
 
@@ -238,6 +239,10 @@ class _Halved:
                 one.i = kind
 
     def _convert_constant(self, made: onnx.NodeProto, kind: int) -> None:
+        if made.op_type == "ConstantOfShape" and not made.attribute and kind == TensorProto.FLOAT16:
+            # Its default is a float32 zero.
+            zero = numpy_helper.from_array(np.zeros(1, np.float16))
+            made.attribute.append(helper.make_attribute("value", zero))
         for one in made.attribute:
             if one.name == "value" and one.t.data_type == TensorProto.FLOAT and kind == TensorProto.FLOAT16:
                 value = numpy_helper.to_array(one.t)

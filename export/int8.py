@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.calibration import LEVELS, WEIGHTED, Ranges
+from export.calibration import LEVELS, WEIGHTED, Ranges, observe
 from export.fp16 import check_names, tensor_types, to_fp16
 from export.to_onnx import ExportError
 
@@ -33,6 +33,9 @@ COMMUTES = (
     *("Unsqueeze", "Slice", "Split", "Gather", "Identity"),
 )
 """Operations that only choose or reorder, or clip at 0: with zero-point 0, quantising before or after is the same."""
+
+STRENGTH = 0.5
+"""Of :func:`equalise`."""
 
 _GATES = ("Sigmoid", "Tanh", "Softmax")
 _SMALLEST_SCALE = 2.0**-20
@@ -135,6 +138,81 @@ def quantisable(model: onnx.ModelProto, *, rules: Rules = Rules()) -> tuple[str,
     return tuple(found)
 
 
+def equalise(
+    model: onnx.ModelProto,
+    samples: Iterable[Mapping[str, npt.NDArray[np.floating]]],
+    *,
+    strength: float = STRENGTH,
+    rules: Rules = Rules(),
+) -> onnx.ModelProto:
+    """The same fp32 function with its channels brought nearer to one size, so that one scale fits them better.
+
+    A positive factor on a channel goes through ReLUs and pools unchanged: multiplied into the layer before, it is
+    divided out of the layers behind (Nagel et al. 2019, "Data-Free Quantization", section 4.1). A channel's factor is
+    ``w ** (1 - strength) / a ** strength`` with ``a`` the mean over samples of its largest activation and ``w`` the
+    largest weight that reads it, each relative to its output channel's largest (after SmoothQuant, Xiao et al. 2023,
+    equation 4).
+
+    Args:
+        model: fp32, static shapes, nodes with names. It is not changed.
+        samples: an array by input name, float32; read once, one at a time.
+        strength: 0 evens out the weights, 1 the activations.
+        rules: see :func:`to_int8`; what no eligible layer reads stays as it is.
+
+    Raises:
+        ExportError: no samples.
+    """
+    layers = set(quantisable(model, rules=rules))
+    places = {node.name: sinks for node, sinks in _rescalable(model) if any(one.name in layers for one, _ in sinks)}
+    makers = {node.name: node for node in model.graph.node}
+    names = [makers[name].output[0] for name in places]
+    peaks = {name: np.zeros(1) for name in names}
+    count = 0
+    for values in observe(model, samples, names):
+        count += 1
+        for name, value in values.items():
+            peaks[name] = peaks[name] + np.maximum(value.max(axis=(0, *range(2, value.ndim))), 0.0)
+
+    weights = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    changed: set[str] = set()
+
+    def scale(name: str, factors: npt.NDArray[np.float64], axis: int) -> None:
+        weight = weights[name]
+        shape = [-1 if one == axis else 1 for one in range(weight.ndim)]
+        weights[name] = (weight * factors.reshape(shape)).astype(np.float32)
+        changed.add(name)
+
+    for name, sinks in places.items():
+        layer = makers[name]
+        active = peaks[layer.output[0]] / count  # a mean: one odd sample should not decide
+        reading = np.zeros(len(active))
+        for sink, channels in sinks:
+            output, read = _axis(sink), _inner(sink)
+            weight = np.abs(weights[sink.input[1]])
+            others = tuple(one for one in range(weight.ndim) if one != output)
+            relative = weight / np.maximum(weight.max(others, keepdims=True), np.finfo(np.float32).tiny)
+            column = relative.max(tuple(one for one in range(weight.ndim) if one != read))
+            there = channels >= 0
+            np.maximum.at(reading, channels[there], column[there])
+        alive = (active > 0) & (reading > 0)
+        factors = np.ones(len(active))
+        if alive.any():
+            factors[alive] = reading[alive] ** (1 - strength) / active[alive] ** strength
+            # Tensors that meet in a Concat share a scale: all are brought to the same largest peak, 1.
+            factors[alive] /= (active * factors)[alive].max()
+        scale(layer.input[1], factors, _axis(layer))
+        if len(layer.input) > 2:
+            scale(layer.input[2], factors, 0)
+        for sink, channels in sinks:
+            back = np.where(channels >= 0, 1 / factors[np.maximum(channels, 0)], 1.0)
+            scale(sink.input[1], back, _inner(sink))
+    constants = {
+        one.name: numpy_helper.from_array(weights[one.name], one.name) if one.name in changed else one
+        for one in model.graph.initializer
+    }
+    return _assemble(model, list(model.graph.node), constants)
+
+
 def for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same integers in the form that ONNX Runtime's CPU kernels fuse; TensorRT would refuse it.
 
@@ -142,7 +220,9 @@ def for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
       directly behind it, which makes it one integer kernel, and pools behind it work on integers.
     - After a ReLU no value is negative: unsigned eight bits with zero-point 0 clip at 0 on their own, and a Clip at 127
       does what signed ones do. Products of such values also never overflow on CPUs without VNNI.
-    - Biases become INT32, which the fully connected kernel asks for.
+    - A fully connected layer with a float32 result is summed in integers and scaled afterwards: ONNX Runtime 1.31 and
+      1.23 don't fuse one that another float32 layer follows.
+    - The other biases become INT32, which the fused kernels ask for.
 
     Args:
         model: of :func:`to_int8` with ``high="fp32"``. It is not changed.
@@ -172,8 +252,9 @@ def search(
 ) -> Quantised:
     """The calibration method that scores best, and as few layers left high as the floor asks for.
 
-    All methods are tried. Under the floor, each layer is quantised alone to see what it costs; the costliest are left
-    high, one more at a time, until the floor is reached; then each that turns out not to be needed is given back.
+    All methods are tried. Where none reaches the floor, each layer is quantised alone to see what it costs, with the
+    best method first; the costliest are left high, one more at a time, until the floor is reached; then each that turns
+    out not to be needed is given back. The next best method follows where this fails.
 
     Args:
         model: fp32.
@@ -199,29 +280,30 @@ def search(
         record.append({"step": step, "method": method, "kept": ordered, "score": score})
         return score, made
 
-    tried = {method: attempt("method", method, ()) for method in ranges_by_method}
-    method = max(tried, key=lambda name: tried[name][0])  # the first of equals
-    score, best = tried[method]
-    if score >= floor:
-        return Quantised(best, method, (), record)
-
-    alone = {name: attempt("alone", method, set(layers) - {name})[0] for name in layers}
-    costliest = sorted(layers, key=lambda name: alone[name])  # stable: the graph's order among equals
-    kept: list[str] = []
-    while score < floor:
-        if len(kept) + 1 >= len(layers):
-            raise ExportError(
-                f"INT8 reaches {max(entry['score'] for entry in record):.4f} at best; expected {floor:.4f}; "
-                "calibrate with more samples, or ship fp16"
-            )
-        kept.append(costliest[len(kept)])
-        score, best = attempt("keep", method, kept)
-    for name in kept[:-1]:
-        fewer = [one for one in kept if one != name]
-        score, made = attempt("give back", method, fewer)
-        if score >= floor:
-            kept, best = fewer, made
-    return Quantised(best, method, tuple(name for name in layers if name in kept), record)
+    scores = {method: attempt("method", method, ())[0] for method in ranges_by_method}
+    for method in sorted(scores, key=lambda name: -scores[name]):  # stable: the first of equals
+        if scores[method] >= floor:
+            made = to_int8(model, ranges_by_method[method], high=high, fp32=fp32, rules=rules)
+            return Quantised(made, method, (), record)
+        alone = {name: attempt("alone", method, set(layers) - {name})[0] for name in layers}
+        costliest = sorted(layers, key=lambda name: alone[name])
+        kept: list[str] = []
+        score = scores[method]
+        while score < floor and len(kept) + 1 < len(layers):
+            kept.append(costliest[len(kept)])
+            score, best = attempt("keep", method, kept)
+        if score < floor:
+            continue
+        for name in kept[:-1]:
+            fewer = [one for one in kept if one != name]
+            score, made = attempt("give back", method, fewer)
+            if score >= floor:
+                kept, best = fewer, made
+        return Quantised(best, method, tuple(name for name in layers if name in kept), record)
+    raise ExportError(
+        f"INT8 reaches {max(entry['score'] for entry in record):.4f} at best; expected {floor:.4f}; "
+        "calibrate with more samples, or ship fp16"
+    )
 
 
 def _makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -279,6 +361,104 @@ def _axis(node: onnx.NodeProto) -> int:
     if node.op_type == "Conv":
         return 0
     return 0 if node.op_type == "Gemm" and _attribute(node, "transB", 0) else 1
+
+
+def _inner(node: onnx.NodeProto) -> int:
+    """The weight's axis of input channels."""
+    return 1 - _axis(node)
+
+
+def _rescalable(
+    model: onnx.ModelProto,
+) -> Iterator[tuple[onnx.NodeProto, list[tuple[onnx.NodeProto, npt.NDArray[np.int64]]]]]:
+    """Layers whose every reader, through ``COMMUTES``, is a layer too, with weights that nothing else reads.
+
+    Yields a layer, and for each reader the layer's channel that each of its weight's input channels reads, -1 for none.
+    """
+    readers, types = _readers(model), tensor_types(model)
+    constants = {one.name for one in model.graph.initializer}
+    outputs = {one.name for one in model.graph.output}
+
+    def own(node: onnx.NodeProto) -> bool:
+        names = [name for name in node.input[1:] if name]
+        return all(name in constants and len(readers[name]) == 1 for name in names)
+
+    def plain(node: onnx.NodeProto) -> bool:
+        if node.op_type == "Conv":
+            return _attribute(node, "group", 1) == 1
+        return node.op_type == "Gemm" and _plain(node)
+
+    for node in model.graph.node:
+        if not (plain(node) and own(node)):
+            continue
+        region: dict[str, onnx.NodeProto] = {}
+        sinks: list[tuple[onnx.NodeProto, str]] = []
+        open_names, whole = [node.output[0]], True
+        while open_names:
+            name = open_names.pop()
+            whole = whole and name not in outputs
+            for reader in readers.get(name, ()):
+                if reader.op_type not in COMMUTES:
+                    sinks.append((reader, name))
+                elif reader.name not in region:
+                    region[reader.name] = reader
+                    open_names.extend(reader.output)
+        if not whole or not sinks:
+            continue
+        if not all(plain(sink) and own(sink) and sink.input[0] == name for sink, name in sinks):
+            continue
+        ordered = [one for one in model.graph.node if one.name in region]
+        channels = _follow(model, node.output[0], ordered, [name for _, name in sinks], types)
+        mapped = []
+        for sink, name in sinks:
+            places = channels[name]
+            line = np.moveaxis(places, 1 if sink.op_type == "Conv" else -1, 0).reshape(
+                types[sink.input[1]][1][_inner(sink)], -1
+            )
+            if (line != line[:, :1]).any():
+                break
+            mapped.append((sink, line[:, 0]))
+        else:
+            yield node, mapped
+
+
+def _follow(
+    model: onnx.ModelProto,
+    name: str,
+    region: list[onnx.NodeProto],
+    targets: list[str],
+    types: Mapping[str, tuple[int, tuple[int, ...]]],
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Which channel of a tensor each value of the targets comes from, -1 for none: the region, run on numbers of it."""
+    import onnxruntime
+
+    shape = types[name][1]
+    numbers = np.arange(1, shape[1] + 1, dtype=np.float32).reshape(1, -1, *[1] * (len(shape) - 2))
+    made = {one for node in region for one in node.output}
+    constants = {one.name: one for one in model.graph.initializer}
+    needed = {one for node in region for one in node.input if one}
+    inputs = [name, *sorted(needed - made - set(constants) - {name})]
+    outputs = [one for one in dict.fromkeys(targets) if one != name]
+    found = {name: np.broadcast_to(numbers, shape).astype(np.int64) - 1}
+    if not outputs:
+        return found
+    graph = helper.make_graph(
+        region,
+        "region",
+        [helper.make_tensor_value_info(one, TensorProto.FLOAT, types[one][1]) for one in inputs],
+        [helper.make_tensor_value_info(one, TensorProto.FLOAT, types[one][1]) for one in outputs],
+        [constants[one] for one in sorted(needed & set(constants))],
+    )
+    part = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = {one: np.zeros(types[one][1], np.float32) for one in inputs}
+    feeds[name] = np.ascontiguousarray(np.broadcast_to(numbers, shape))
+    for one, value in zip(outputs, session.run(outputs, feeds), strict=True):
+        found[one] = np.rint(value).astype(np.int64) - 1
+    return found
 
 
 def _quantise(model: onnx.ModelProto, ranges: Ranges, layers: Collection[str]) -> onnx.ModelProto:
@@ -355,7 +535,9 @@ def _quantise(model: onnx.ModelProto, ranges: Ranges, layers: Collection[str]) -
 def _scales(model: onnx.ModelProto, ranges: Ranges, points: list[str]) -> dict[str, float]:
     """Scale by quantised tensor; those that meet, or come of one, share one."""
     if missing := [name for name in points if not ranges.get(name, 0.0) > 0.0]:
-        raise ExportError(f"no range for {', '.join(missing)}; expected one over 0; calibrate the same graph")
+        raise ExportError(
+            f"no range over 0 for {', '.join(missing)}; expected some activation; calibrate this very graph"
+        )
     group: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -552,6 +734,9 @@ class _ForCPU:
         if node.op_type == "DequantizeLinear" and node.input[0] in self._unsigned:
             copy.input[2] = "uint8_zero"
         if self._is_layer(node):
+            if node.op_type != "Conv" and node.name not in self._early:
+                self._write_integer(node, copy.output[0])
+                return
             self._add_bias(node, copy)
         self._nodes.append(copy)
         if node.name in self._early:
@@ -592,12 +777,40 @@ class _ForCPU:
         self._nodes.append(helper.make_node("Clip", [name, "uint8_zero", "uint8_127"], [clipped], name=f"{name}_clip"))
         return clipped
 
+    def _write_integer(self, node: onnx.NodeProto, output: str) -> None:
+        """A fully connected layer with a float32 result: summed as integers, then scaled."""
+        activation, weight = self._sources(node)
+        integers = self._renamed.get(activation.input[0], activation.input[0])
+        zero = "uint8_zero" if activation.input[0] in self._unsigned else activation.input[2]
+        step, tag = self._step(node), f"{node.name}_summed"
+        matrix = numpy_helper.to_array(self._constants[weight.input[0]])
+        if _axis(node) == 0:
+            matrix = np.ascontiguousarray(matrix.T)
+        self._made[f"{tag}_weight"] = numpy_helper.from_array(matrix, f"{tag}_weight")
+        self._made[f"{tag}_scale"] = numpy_helper.from_array(step, f"{tag}_scale")
+        self._nodes.append(helper.make_node("MatMulInteger", [integers, f"{tag}_weight", zero], [tag], name=tag))
+        if len(node.input) > 2:
+            shift = np.rint(numpy_helper.to_array(self._constants[node.input[2]]) / step).astype(np.int32)
+            self._made[f"{tag}_bias"] = numpy_helper.from_array(shift, f"{tag}_bias")
+            self._nodes.append(helper.make_node("Add", [tag, f"{tag}_bias"], [f"{tag}_all"], name=f"{tag}_all"))
+            tag = f"{tag}_all"
+        self._nodes.append(helper.make_node("Cast", [tag], [f"{tag}_real"], name=f"{tag}_real", to=TensorProto.FLOAT))
+        scale = f"{node.name}_summed_scale"
+        self._nodes.append(helper.make_node("Mul", [f"{tag}_real", scale], [output], name=f"{node.name}_scaled"))
+
+    def _sources(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+        """The nodes that dequantise a layer's activation and weight."""
+        return self._makers[node.input[0]], self._makers[node.input[1]]
+
+    def _step(self, node: onnx.NodeProto) -> npt.NDArray[np.float32]:
+        """What one unit of a layer's integer sums is worth, by output channel."""
+        activation, weight = (numpy_helper.to_array(self._constants[one.input[1]]) for one in self._sources(node))
+        return np.asarray(activation * weight, np.float32)
+
     def _add_bias(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
         if len(node.input) < 3 or node.input[2] not in self._constants:
             return
-        activation, weight = (self._makers[name] for name in node.input[:2])
-        scales = [numpy_helper.to_array(self._constants[one.input[1]]) for one in (activation, weight)]
-        step = np.asarray(scales[0] * scales[1], np.float32)
+        step = self._step(node)
         value = numpy_helper.to_array(self._constants[node.input[2]])
         if value.shape != step.shape:
             return
