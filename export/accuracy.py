@@ -65,6 +65,17 @@ def measure(bundle: Bundle, engine: Engine, corpus: str, data: Path) -> dict[str
     return figures
 
 
+def agreement(bundle: Bundle, corpus: str, data: Path) -> dict[str, float]:
+    """By precision, the share of a corpus' test part on which the label is the first precision's, 0..1."""
+    test = PICTURES[corpus](data, "test")
+    labels = {
+        name: predict(bundle, open_engine(bundle, precision=name), test).argmax(1)
+        for name in bundle.manifest.precisions
+    }
+    first = labels[bundle.manifest.precisions[0]]
+    return {name: float((one == first).mean()) for name, one in labels.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(

@@ -22,7 +22,7 @@ from edge.errors import BundleError, OptionError
 from edge.faces.detect import FaceDetector
 from edge.types import Tensor
 from edge.window import Windows
-from export.accuracy import measure
+from export.accuracy import agreement, measure
 from export.faces import gather
 from export.figures import Figures, figures
 from export.golden import golden_vectors
@@ -122,6 +122,8 @@ def export(
         _faithful(made)
         metrics = {**manifest.metrics, "precisions": made.document()}
         if wishes.evaluate is not None:
+            for precision, share in agreement(trial, checkpoint.corpus, wishes.evaluate).items():
+                metrics["precisions"][precision]["test_agreement"] = share
             for precision in wishes.precisions:
                 found = measure(trial, open_engine(trial, precision=precision), checkpoint.corpus, wishes.evaluate)
                 if precision == wishes.precisions[0]:

@@ -26,8 +26,8 @@ from train.datasets import PICTURES
 from train.datasets.samples import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from train.onset import neutral_shapes, onsets
 
-COUNT = 1536
-"""Faces that calibrate a network of single faces: a third of them fits ranges, the rest judges them."""
+COUNT = 2560
+"""Faces that calibrate a network of single faces: a fifth of them fits ranges, the rest judges them."""
 
 WINDOWS = 16
 """Windows that calibrate a network that sees windows: each holds many images."""

@@ -136,6 +136,23 @@ def test_the_shipped_bundle_gives_its_own_number(shared):
     assert figures["accuracy"] >= 0.60
 
 
+@pytest.mark.slow
+def test_the_shipped_precisions_agree(shared):
+    """Eight bits cost at most half a point of accuracy and one label in a hundred, on FER2013's PublicTest."""
+    from export.accuracy import predict
+
+    bundle = Bundle.open()
+    test = PICTURES["fer2013"](shared / "fer2013", "test")
+    logits = {name: predict(bundle, open_engine(bundle, precision=name), test) for name in bundle.manifest.precisions}
+    assert tuple(logits) == ("fp32", "fp16", "int8")
+    right = {name: (one.argmax(1) == test.labels).mean() for name, one in logits.items()}
+    for name, bound in (("fp16", 0.999), ("int8", 0.99)):
+        assert (logits[name].argmax(1) == logits["fp32"].argmax(1)).mean() >= bound
+        assert abs(right[name] - right["fp32"]) <= 0.005
+        claimed = bundle.manifest.metrics["precisions"][name]
+        assert right[name] == pytest.approx(claimed["accuracy"], abs=0.002)
+
+
 def test_dam_cnn_leaves_its_decoders_at_home(tmp_path, capsys):
     from train.models.dam_cnn import Config as DamConfig
 
