@@ -32,7 +32,8 @@ test-runtime: $(RUNTIME)/.installed-test
 train-face: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/python -m train cspp --recipe fer2013 --batch-norm --precision bf16-mixed \
 		--data $(FER2013) --out runs/face --resume
-	$(DESKTOP)/bin/python -m export runs/face/best.pt --out runs/face/bundle --name face --evaluate $(FER2013)
+	$(DESKTOP)/bin/python -m export runs/face/best.pt --out runs/face/bundle --name face \
+		--precisions fp32,fp16,int8 --calibrate $(FER2013) --evaluate $(FER2013)
 	$(DESKTOP)/bin/edge check runs/face/bundle
 
 clean:

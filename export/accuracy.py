@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", nargs="?", help="name or path (default: face)")
     parser.add_argument("--data", type=Path, required=True, help="the corpus' folder, or its test part's file")
     parser.add_argument("--corpus", choices=sorted(PICTURES), default="fer2013")
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
     options = parser.parse_args(arguments)
     try:
         bundle = Bundle.open(options.bundle)

@@ -18,17 +18,16 @@ from tqdm import tqdm
 from edge.bundle import ANSWER, FEATURE, HEAD, WINDOW, Stream
 from edge.smooth import softmax
 from edge.types import Tensor
-from export.calibration import METHODS, calibrate
+from export.calibration import calibrate
 from export.fp16 import exceptions, to_fp16
 from export.int8 import equalise, for_cpu, quantisable, search
 from export.to_onnx import ExportError
 
-AGREEMENT = 0.995
-"""Share of the windows kept for it on which INT8 must name the label that FP32 names; else layers stay high. Faces to
-come are less clear to the network than those it learnt from, and one label in a hundred may differ there."""
+AGREEMENT = 0.99
+"""Share of the windows kept for it on which INT8 must name the label that FP32 names; else layers stay high."""
 
-METHODS_TRIED = ("entropy", "percentile-99.99", "percentile-99.9", "max")
-assert set(METHODS_TRIED) <= set(METHODS)
+METHODS_TRIED = ("percentile-99.999", "percentile-99.99", "entropy")
+"""The steadiest first: over several draws of faces it agreed with FP32 best where nobody had looked before."""
 
 Windows = Sequence[Mapping[str, Tensor]]
 """Inputs of the graph ``window``, by name."""

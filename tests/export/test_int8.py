@@ -71,7 +71,7 @@ def kinds(model, name):
 
 @pytest.fixture(scope="module")
 def face():
-    return onnx.load(PACKAGED / DEFAULT / "model.fp32.onnx")
+    return onnx.load(PACKAGED / DEFAULT / "window.fp32.onnx")
 
 
 @pytest.fixture(scope="module")

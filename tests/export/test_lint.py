@@ -23,7 +23,7 @@ from export.lint.contract import parse_version
 from export.lint.tables import OPS
 
 FLOAT, HALF, INT8, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT64
-SHIPPED = PACKAGED / DEFAULT / "model.fp32.onnx"
+SHIPPED = PACKAGED / DEFAULT / "window.fp32.onnx"
 
 
 def node(op, inputs, outputs, **attributes):
