@@ -135,11 +135,15 @@ class Stream:
     """Name of the :class:`InputSpec`."""
     encoder: str
     """Name of the graph that eats the newest ``receptive`` images, (1, C, H, W) or (1, receptive, C, H, W), and answers
-    ``feature``."""
+    ``feature``. With ``state`` it eats the newest image alone."""
     ring: str
     """Name of the head's input that takes the last ``steps`` features, oldest first: (1, steps, ...)."""
     receptive: int
+    """Images that a feature depends on; no feature counts before as many were seen."""
     steps: int
+    state: tuple[tuple[str, str], ...] = ()
+    """What the encoder remembers of the images before: names of its other inputs, each with the output that is its
+    value at the next image. Float32; zeros at the start of a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,14 @@ def parse(document: Mapping[str, Any]) -> Manifest:
         if window is None
         else Window(int(window["length"]), float(window["interval_ms"]), float(window["gap_ms"])),
         streams=tuple(
-            Stream(str(one["input"]), str(one["encoder"]), str(one["ring"]), int(one["receptive"]), int(one["steps"]))
+            Stream(
+                str(one["input"]),
+                str(one["encoder"]),
+                str(one["ring"]),
+                int(one["receptive"]),
+                int(one["steps"]),
+                tuple((str(before), str(after)) for before, after in one.get("state", ())),
+            )
             for one in document["streams"]
         ),
         flow=None if document["flow"] is None else dict(document["flow"]),
@@ -354,13 +365,26 @@ def _stream_problem(manifest: Manifest) -> str | None:
     flows = any(spec.kind == "flow" for spec in manifest.inputs)
     for stream in manifest.streams:
         spec, encoder = manifest.input(stream.input), manifest.graphs.get(stream.encoder)
-        images = (1, *spec.shape[2:]) if stream.receptive == 1 else (1, stream.receptive, *spec.shape[2:])
-        if encoder is None or encoder.inputs != (TensorSpec(spec.name, images),):
-            return f"expected a graph {stream.encoder!r} with one input {spec.name!r} of shape {images}"
-        if [one.name for one in encoder.outputs] != [FEATURE] or (
+        single = stream.receptive == 1 or stream.state
+        images = (1, *spec.shape[2:]) if single else (1, stream.receptive, *spec.shape[2:])
+        names = [before for before, _ in stream.state]
+        if (
+            encoder is None
+            or encoder.inputs[:1] != (TensorSpec(spec.name, images),)
+            or [one.name for one in encoder.inputs[1:]] != names
+        ):
+            return f"expected a graph {stream.encoder!r} with inputs {[spec.name, *names]}, the first of shape {images}"
+        if [one.name for one in encoder.outputs] != [FEATURE, *(after for _, after in stream.state)] or (
             rings[stream.ring].shape != (1, stream.steps, *encoder.outputs[0].shape[1:])
         ):
             return f"{stream.encoder!r} must answer {FEATURE!r}, and {stream.ring!r} hold {stream.steps} of them"
+        for before, after in zip(encoder.inputs[1:], encoder.outputs[1:], strict=True):
+            if before.shape != after.shape or {before.dtype, after.dtype} != {"float32"}:
+                return (
+                    f"{stream.encoder!r}: state {before.name!r} must come out again, as {after.name!r}, as it went in"
+                )
+        if len({spec.name, FEATURE, *(name for pair in stream.state for name in pair)}) != 2 + 2 * len(stream.state):
+            return f"{stream.encoder!r}: inputs, outputs and states must have names of their own"
         if stream.receptive < 1 or stream.steps < 1 or stream.receptive + stream.steps - 1 != spec.shape[1]:
             return f"{stream.input!r}: {stream.receptive} images an entry and {stream.steps} entries make another T"
         if window.length != spec.shape[1] + flows:

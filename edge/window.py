@@ -1,8 +1,9 @@
 """From a face in a frame to the network's answer: one crop at once, or a window of crops and of motion over time.
 
 A network that sees a window costs per frame what a frame costs: each new crop and each new flow image goes through an
-encoder once, its features into a ring of the last few, and a small head reads the rings. Nothing is ever padded: there
-is no answer until the window is full, and a face that was away for too long starts anew.
+encoder once, its features into a ring of the last few, and a small head reads the rings. An encoder may remember what
+it saw, in states that are kept here. Nothing is ever padded: there is no answer until the window is full, and a face
+that was away for too long starts anew.
 """
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ class _Rings:
     stream: Stream
     images: deque[Tensor]
     features: deque[Tensor]
+    states: dict[str, Tensor]
+    """By input of the encoder: what it answered at the image before."""
+    seen: int = 0
+    """Images, counted where there are states."""
 
 
 @dataclass(slots=True)
@@ -112,6 +117,13 @@ class Windows:
         self._interval_ns = ON_TIME * manifest.window.interval_ms * 1e6 if manifest.window else 0.0
         self._gap_ns = manifest.window.gap_ms * 1e6 if manifest.window else 0.0
         self._faces: dict[int, _Memory] = {}
+        # Before the first image; nothing ever writes to them.
+        self._zeros: dict[str, dict[str, Tensor]] = {
+            stream.input: {
+                spec.name: np.zeros(spec.shape, spec.dtype) for spec in manifest.graphs[stream.encoder].inputs[1:]
+            }
+            for stream in manifest.streams
+        }
 
     def advance(self, face: int, crops: Crops, now_ns: int) -> dict[str, Tensor] | None:
         """The tensors that a frame adds to a face's window.
@@ -128,7 +140,7 @@ class Windows:
             return self.cutter.tensors(crops, None)
         memory = self._faces.get(face)
         if memory is None or now_ns - memory.entered_ns > self._gap_ns:
-            self._faces[face] = _Memory(now_ns, crops, {one.input: _empty(one) for one in self._streams})
+            self._faces[face] = _Memory(now_ns, crops, self._empty())
             return None if self.cutter.moves else self.cutter.tensors(crops, None)
         if now_ns - memory.entered_ns < self._interval_ns:
             return None
@@ -148,15 +160,30 @@ class Windows:
         rings = self._faces[face].rings
         for stream in self._streams:
             ring = rings[stream.input]
-            ring.images.append(tensors[stream.input])
-            if len(ring.images) < stream.receptive:
-                continue
-            newest = ring.images[0] if stream.receptive == 1 else np.stack(ring.images, axis=1)
-            ring.features.append(self._engine.run({stream.input: newest}, stream.encoder)[FEATURE])
+            if (feature := self._feature(ring, tensors[stream.input])) is not None:
+                ring.features.append(feature)
         if any(len(ring.features) < ring.stream.steps for ring in rings.values()):
             return None
-        read = {ring.stream.ring: np.stack(ring.features, axis=1) for ring in rings.values()}
+        read = {
+            # One feature is a ring as it lies there.
+            ring.stream.ring: ring.features[0][:, None] if ring.stream.steps == 1 else np.stack(ring.features, axis=1)
+            for ring in rings.values()
+        }
         return np.asarray(self._engine.run(read, HEAD)[ANSWER][0], np.float32)
+
+    def _feature(self, ring: _Rings, image: Tensor) -> Tensor | None:
+        """The encoder's answer to a new image, or None while it has seen too few."""
+        stream = ring.stream
+        if stream.state:
+            answers = self._engine.run({stream.input: image, **ring.states}, stream.encoder)
+            ring.states = {before: answers[after] for before, after in stream.state}
+            ring.seen += 1
+            return answers[FEATURE] if ring.seen >= stream.receptive else None
+        ring.images.append(image)
+        if len(ring.images) < stream.receptive:
+            return None
+        newest = ring.images[0] if stream.receptive == 1 else np.stack(ring.images, axis=1)
+        return self._engine.run({stream.input: newest}, stream.encoder)[FEATURE]
 
     def stream(self, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.float32] | None:
         """The answer to a whole window's inputs, got image by image, as on the robot; leaves no memory behind.
@@ -167,7 +194,7 @@ class Windows:
         if not self._streams:
             return self.answer(0, tensors)
         nobody = min(self._faces, default=0) - 1
-        self._faces[nobody] = _Memory(0, {}, {one.input: _empty(one) for one in self._streams})
+        self._faces[nobody] = _Memory(0, {}, self._empty())
         try:
             logits = None
             for at in range(next(iter(tensors.values())).shape[1]):
@@ -181,6 +208,8 @@ class Windows:
         """Drop the windows of faces that have been away for too long."""
         self._faces = {key: one for key, one in self._faces.items() if now_ns - one.entered_ns <= self._gap_ns}
 
-
-def _empty(stream: Stream) -> _Rings:
-    return _Rings(stream, deque(maxlen=stream.receptive), deque(maxlen=stream.steps))
+    def _empty(self) -> dict[str, _Rings]:
+        return {
+            one.input: _Rings(one, deque(maxlen=one.receptive), deque(maxlen=one.steps), self._zeros[one.input])
+            for one in self._streams
+        }

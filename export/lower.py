@@ -7,6 +7,7 @@ images also has an encoder for each input, which runs once per new image, and ``
     newest images | encode_flow | feature into a ring of the last ``steps``
     the rings     | head        | logits
 
+An encoder that needs what it saw before keeps it in states, which it answers and is given back with the next image.
 Encoders and head together are the window, to rounding. All parts of a network hold its weights under the same names.
 
 What TensorRT can't take, or fuses badly, is written in other layers that compute the same: adaptive pools as fixed
@@ -312,7 +313,12 @@ def _emotional_vlan(network: VlanNetwork, inputs: tuple[InputSpec, ...]) -> Lowe
 
 
 class LoweredConvLSTM(nn.Module):
-    """:class:`train.models.conv_lstm.ConvLSTMNetwork` with batch 1, its frames in the place of the batch."""
+    """:class:`train.models.conv_lstm.ConvLSTMNetwork` with batch 1, its frames in the place of the batch.
+
+    ``encode`` does a new image's work alone. What the convolutions saw before comes from states. A window slides, and
+    the recurrence starts from zeros at each window's first step: ``steps`` recurrences, begun one image apart, run side
+    by side as a batch, each a step an image. The oldest has then seen a whole window and ends; a new one begins.
+    """
 
     def __init__(self, network: ConvLSTMNetwork) -> None:
         super().__init__()
@@ -323,21 +329,37 @@ class LoweredConvLSTM(nn.Module):
             self.face = network.face
             self.face_recurrence = network.face_recurrence
         self.logits = network.logits
-        side = self.config.side // 4
-        self.state: Shape = (1, self.config.units, side, side)
-        """Shape of H and of C."""
-        self.feature: Shape = ((8 if self.config.two_path else 4) * self.config.units, side, side)
+        side, filters, units = self.config.side, self.config.filters, self.config.units
+        self.state: Shape = (1, units, side // 4, side // 4)
+        """Shape of a recurrence's H and of its C; H is also the feature."""
+        before, older = self.config.temporal - 1, self.steps - 1
+        seen = ((1, side), (filters, side // 2), (2 * filters, side // 2)) if before else ()
+        names = self.states if older else ()
+        self.remembered: Named = (
+            *((f"before_{i + 1}", (1, before * maps, size, size)) for i, (maps, size) in enumerate(seen)),
+            *((name, (older, *self.state[1:])) for name in names),
+        )
+        """States of ``encode``: what each convolution saw in the images before, oldest first, and H and C of the
+        recurrences under way, oldest first."""
 
-    def gates(self, frames: Tensor) -> Tensor:
-        """(T, 1, 64, 64) -> (T - receptive + 1, gates, 16, 16): each step's input part of the gates."""
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of each path's H and C."""
+        return ("h", "c", "h_face", "c_face") if self.config.two_path else ("h", "c")
+
+    def gates(self, frames: Tensor) -> list[Tensor]:
+        """(T, 1, 64, 64) -> a path's (T - receptive + 1, 4 * units, 16, 16): each step's input part of the gates."""
         first, second, third = self.convolutions
         maps = max_pool2d(self._over_time(first, frames).relu(), 2)
         maps = self._over_time(third, self._over_time(second, maps).relu()).relu()
-        gates: Tensor = self.recurrence.input_to_state(max_pool2d(maps, 2))
-        if not self.config.two_path:
-            return gates
-        newest = frames[self.receptive - 1 :] if self.receptive > 1 else frames
-        return torch.cat([gates, self.face_recurrence.input_to_state(self.face.maps(newest))], 1)
+        return self._gates(maps, frames[self.receptive - 1 :] if self.receptive > 1 else frames)
+
+    def _gates(self, maps: Tensor, newest: Tensor) -> list[Tensor]:
+        """From the third convolution's maps and the frames that end the steps."""
+        gates = [self.recurrence.input_to_state(max_pool2d(maps, 2))]
+        if self.config.two_path:
+            gates.append(self.face_recurrence.input_to_state(self.face.maps(newest)))
+        return gates
 
     def _over_time(self, layer: nn.Module, frames: Tensor) -> Tensor:
         """A 3-D convolution without padding in time: neighbouring frames' channels side by side, then a 2-D one."""
@@ -351,40 +373,63 @@ class LoweredConvLSTM(nn.Module):
 
     def window(self, clip: Tensor) -> Tensor:
         """(1, frames, 1, 64, 64) -> (1, classes) logits."""
-        return self._answer(self.gates(clip.flatten(0, 1)))
+        gates = self.gates(clip.flatten(0, 1))
+        logits: Tensor = self.logits(
+            _sum([_recurrence(layer, part) for layer, part in self._paths(gates)]).flatten(1),
+        )
+        return logits
 
-    def encode(self, images: Tensor) -> Tensor:
-        """The newest images, (1, receptive, 1, 64, 64) or (1, 1, 64, 64) where that is one -> (1, gates, 16, 16)."""
-        return self.gates(images.flatten(0, 1) if self.receptive > 1 else images)
+    def encode(self, image: Tensor, *states: Tensor) -> tuple[Tensor, ...] | Tensor:
+        """The newest image (1, 1, 64, 64) and ``remembered`` -> the last H (1, units, 16, 16) and the next states.
+
+        Zeros stand for states that nothing was seen for; after as many images as a window has they are forgotten.
+        """
+        under, maps, following = self.config.temporal, image, []
+        before = states[: len(self.convolutions)] if under > 1 else ()
+        for index, layer in enumerate(self.convolutions):
+            seen = maps
+            if under > 1:
+                # What a ReLU gave is not negative; said in the graph, INT8 takes it for an activation like any other,
+                # not for a state that may drift.
+                known = before[index].relu() if index else before[index]
+                seen = torch.cat([known, maps], 1)
+                # Under a kernel of two the newest maps are all that is kept. The image may not be answered as it is:
+                # that would be an Identity.
+                following.append(maps if under == 2 and index else seen[:, maps.shape[1] :])
+            maps = layer(seen).relu()
+            if index == 0:
+                maps = max_pool2d(maps, 2)
+        last = []
+        running = states[len(before) :]
+        for index, (layer, gates) in enumerate(self._paths(self._gates(maps, image))):
+            hidden, *later = _side_by_side(layer, gates, *running[2 * index : 2 * index + 2])
+            last.append(hidden)
+            following += later
+        return (_sum(last), *following) if following else _sum(last)
 
     def head(self, ring: Tensor) -> Tensor:
-        """(1, steps, gates, 16, 16) -> (1, classes) logits."""
-        return self._answer(ring.flatten(0, 1))
-
-    def _answer(self, gates: Tensor) -> Tensor:
-        hidden = None
-        for layer, part in self._paths(gates):
-            last = _recurrence(layer, part)
-            hidden = last if hidden is None else hidden + last
-        assert hidden is not None
-        logits: Tensor = self.logits(hidden.flatten(1))
+        """(1, 1, units, 16, 16) -> (1, classes) logits."""
+        logits: Tensor = self.logits(ring.flatten(1))
         return logits
 
     def step(self, clip: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """One step: the newest ``receptive`` frames, and H and C of each path -> logits, and the next H and C."""
-        hidden, following = None, []
+        last, following = [], []
         for index, (layer, gates) in enumerate(self._paths(self.gates(clip.flatten(0, 1)))):
             h, c = states[2 * index : 2 * index + 2]
-            last, cell = _cell(layer.state_to_state(h) + gates, c)
-            following += [last, cell]
-            hidden = last if hidden is None else hidden + last
-        assert hidden is not None
-        return self.logits(hidden.flatten(1)), *following
+            hidden, cell = _cell(layer.state_to_state(h) + gates, c)
+            following += [hidden, cell]
+            last.append(hidden)
+        return self.logits(_sum(last).flatten(1)), *following
 
-    def _paths(self, gates: Tensor) -> list[tuple[ConvLSTM, Tensor]]:
-        if not self.config.two_path:
-            return [(self.recurrence, gates)]
-        return list(zip((self.recurrence, self.face_recurrence), gates.chunk(2, 1), strict=True))
+    def _paths(self, gates: list[Tensor]) -> list[tuple[ConvLSTM, Tensor]]:
+        layers = [self.recurrence, self.face_recurrence] if self.config.two_path else [self.recurrence]
+        return list(zip(layers, gates, strict=True))
+
+
+def _sum(hidden: list[Tensor]) -> Tensor:
+    """Of one path its H, of two the sum."""
+    return hidden[0] + hidden[1] if len(hidden) > 1 else hidden[0]
 
 
 def _flat(layer: nn.Module) -> nn.Conv2d:
@@ -417,26 +462,51 @@ def _recurrence(layer: ConvLSTM, gates: Tensor) -> Tensor:
     return hidden
 
 
+def _side_by_side(layer: ConvLSTM, gates: Tensor, *older: Tensor) -> tuple[Tensor, ...]:
+    """A step of recurrences that began one image apart, and the first step of a new one: one convolution for all.
+
+    Args:
+        layer: whose recurrence it is.
+        gates: the newest image's part, (1, 4 * units, H, W), the same for all.
+        older: H and C of those under way, (steps - 1, units, H, W) each, oldest first; none where steps is 1.
+
+    Returns:
+        H of the one that ends, (1, units, H, W), and the next ``older``.
+    """
+    if not older:
+        return _cell(gates, None)[:1]
+    h, c = older
+    every = torch.cat([layer.state_to_state(h) + gates, gates])
+    forget, write, modulation, output = every.chunk(4, 1)
+    written, new = (modulation.tanh() * write.sigmoid()).split([len(h), 1])
+    cell = torch.cat([c * forget[:-1].sigmoid() + written, new])
+    last, hidden = (cell.tanh() * output.sigmoid()).split([1, len(h)])
+    return last, hidden, cell[1:]
+
+
 def _conv_lstm(network: ConvLSTMNetwork, inputs: tuple[InputSpec, ...]) -> Lowered:
     lowered = LoweredConvLSTM(prepared(network))
     (spec,), classes = inputs, network.config.classes
-    stream = Stream(spec.name, "encode_clip", "clip_features", lowered.receptive, lowered.steps)
-    frame, receptive = spec.shape[2:], stream.receptive
-    several = (spec.name, (1, receptive, *frame))
-    newest = several if receptive > 1 else (spec.name, (1, *frame))
-
-    states = ("h", "c", "h_face", "c_face") if network.config.two_path else ("h", "c")
+    remembered, frame = lowered.remembered, (1, *spec.shape[2:])
+    following = tuple((f"{name}_next", shape) for name, shape in remembered)
+    pairs = tuple((before[0], after[0]) for before, after in zip(remembered, following, strict=True))
+    # The recurrence runs in the encoder: what comes out of it knows a whole window.
+    stream = Stream(spec.name, "encode_clip", "clip_features", spec.shape[1], 1, pairs)
+    states = tuple((name, lowered.state) for name in lowered.states)
     parts = (
         _window(Form(lowered, lowered.window), inputs, classes),
-        Part("encode_clip", Form(lowered, lowered.encode), (newest,), ((FEATURE, (1, *lowered.feature)),)),
         Part(
-            HEAD, Form(lowered, lowered.head), ((stream.ring, (1, stream.steps, *lowered.feature)),), _answer(classes)
+            stream.encoder,
+            Form(lowered, lowered.encode),
+            ((spec.name, frame), *remembered),
+            ((FEATURE, lowered.state), *following),
         ),
+        Part(HEAD, Form(lowered, lowered.head), ((stream.ring, (1, 1, *lowered.state[1:])),), _answer(classes)),
         Part(
             STEP,
             Form(lowered, lowered.step),
-            (several, *((name, lowered.state) for name in states)),
-            (*_answer(classes), *((f"{name}_next", lowered.state) for name in states)),
+            ((spec.name, (1, lowered.receptive, *spec.shape[2:])), *states),
+            (*_answer(classes), *((f"{name}_next", shape) for name, shape in states)),
         ),
     )
     return Lowered(parts, (stream,))

@@ -67,15 +67,16 @@ class Streamed:
                 yield {ring: rows[i] for ring, rows in self._rings.items()}
         else:
             (stream,) = (one for one in self.streams if one.encoder == graph)
+            session = load(self.models[graph])
             for window in self.windows:
-                yield from ({stream.input: images} for images in _images(window[stream.input], stream))
+                yield from _reads(session, window[stream.input], stream)
 
     def features(self, stream: Stream, encoder: onnx.ModelProto) -> list[Tensor]:
         """The full ring (1, steps, ...) of each window."""
         session = load(encoder)
         rings = []
         for window in tqdm(self.windows, desc=stream.encoder, unit="window", leave=False, disable=None):
-            found = [session.run([FEATURE], {stream.input: one})[0] for one in _images(window[stream.input], stream)]
+            found = [session.run([FEATURE], one)[0] for one in _reads(session, window[stream.input], stream)]
             rings.append(np.stack(found, axis=1))
         return rings
 
@@ -156,8 +157,21 @@ def load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
         raise ExportError(f"onnxruntime can't load the graph: {str(error).splitlines()[0]}") from error
 
 
-def _images(clip: Tensor, stream: Stream) -> Iterator[Tensor]:
-    """What an encoder reads as a window goes by, (1, C, H, W) or (1, receptive, C, H, W)."""
+def _reads(session: onnxruntime.InferenceSession, clip: Tensor, stream: Stream) -> Iterator[dict[str, Tensor]]:
+    """What an encoder reads as a window goes by, from the first image on that completes a feature.
+
+    With states that is one image and what the encoder itself, in ``session``, answered before.
+    """
+    if stream.state:
+        states = {one.name: np.zeros(one.shape, np.float32) for one in session.get_inputs() if one.name != stream.input}
+        for at in range(clip.shape[1]):
+            inputs = {stream.input: np.ascontiguousarray(clip[:, at]), **states}
+            if at + 1 >= stream.receptive:
+                yield inputs
+            if at + 1 < clip.shape[1]:
+                answers = session.run([after for _, after in stream.state], inputs)
+                states = {before: answer for (before, _), answer in zip(stream.state, answers, strict=True)}
+        return
     for last in range(stream.receptive, clip.shape[1] + 1):
         images = clip[:, last - stream.receptive : last]
-        yield np.ascontiguousarray(images[:, 0] if stream.receptive == 1 else images)
+        yield {stream.input: np.ascontiguousarray(images[:, 0] if stream.receptive == 1 else images)}

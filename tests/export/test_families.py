@@ -189,8 +189,13 @@ def test_frames_that_come_too_soon_do_not_enter(exported):
 
 @pytest.mark.slow
 def test_a_new_frame_costs_a_fraction_of_its_window(exported):
-    """Counted in multiplications, which no busy machine changes; in time it is less, see docs/export.md."""
-    for family, least in (("two_stream", 12), ("conv_lstm", 3.8)):
+    """Counted in multiplications, which no busy machine changes; in time it is less.
+
+    3DCNN-ConvLSTM at the paper's size: 4.6 in multiplications. In time, encoder and head alone, fp32, one thread of an
+    x86 server that others used too, shortest runs: 0.22 of the window graph where frames follow frames, as on a robot,
+    and 0.26 where a window runs before each frame and takes its caches. The runtime's own Python comes on top.
+    """
+    for family, least in (("two_stream", 12), ("conv_lstm", 4)):
         macs = {name: _macs(Bundle.open(exported(family)), name) for name in ("window", "encode_clip", "head")}
         frame = macs["encode_clip"] * (2 if family == "two_stream" else 1) + macs["head"]
         assert macs["window"] / frame >= least, f"{family}: {macs}"

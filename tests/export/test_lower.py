@@ -47,7 +47,10 @@ CASES = {
     "dam_cnn-scaled": ("dam_cnn", {"width": TINY, "salient_scale": 3.0}),
     "dam_cnn-serd": ("dam_cnn", {"width": TINY, "variant": "vgg_serd"}),
 }
-CLIPS = ("conv_lstm", "conv_lstm-two-path", "two_stream", "two_stream-score", "emotional_vlan")
+CLIPS = (
+    *("conv_lstm", "conv_lstm-two-path", "conv_lstm-still", "conv_lstm-long-kernel", "conv_lstm-one-step"),
+    *("two_stream", "two_stream-score", "emotional_vlan"),
+)
 NEVER = {"Loop", "Scan", "If", "BatchNormalization", "Dropout", "Identity", "Shape", "Gather", "GatherND", "Unsqueeze"}
 
 
@@ -185,17 +188,24 @@ def test_image_by_image_equals_windows(key, case):
     rng = np.random.default_rng(7)
     video = {spec.name: rng.standard_normal((1, 30, *spec.shape[2:])).astype(np.float32) for spec in this.inputs}
     length = this.inputs[0].shape[1]
-    images = {stream.input: deque(maxlen=stream.receptive) for stream in this.lowered.streams}
+    # Whatever the states hold at first, a window later it is forgotten.
+    states = {
+        stream.input: {
+            name: np.abs(rng.standard_normal(shape)).astype(np.float32)
+            for name, shape in this.lowered.part(stream.encoder).inputs[1:]
+        }
+        for stream in this.lowered.streams
+    }
     rings = {stream.ring: deque(maxlen=stream.steps) for stream in this.lowered.streams}
     answers = []
     for at in range(30):
         for stream in this.lowered.streams:
-            seen = images[stream.input]
-            seen.append(video[stream.input][:, at])
-            if len(seen) == stream.receptive:
-                newest = seen[0] if stream.receptive == 1 else np.stack(seen, 1)
-                (feature,) = this.run(stream.encoder, {stream.input: newest})
-                assert (FEATURE, feature.shape) == this.lowered.part(stream.encoder).outputs[0]
+            kept = states[stream.input]
+            feature, *following = this.run(stream.encoder, {stream.input: video[stream.input][:, at], **kept})
+            assert (FEATURE, feature.shape) == this.lowered.part(stream.encoder).outputs[0]
+            assert tuple(kept) == tuple(before for before, _ in stream.state)
+            states[stream.input] = dict(zip(kept, following, strict=True))
+            if at + 1 >= stream.receptive:
                 rings[stream.ring].append(feature)
         if at >= length - 1:
             assert [len(ring) for ring in rings.values()] == [stream.steps for stream in this.lowered.streams]
@@ -212,12 +222,12 @@ def test_image_by_image_equals_windows(key, case):
 @pytest.mark.parametrize("key", ["conv_lstm", "conv_lstm-two-path", "conv_lstm-still", "conv_lstm-one-step"])
 def test_steps_from_zero_states_give_the_windows_answer(key, case):
     this = case(key)
-    (stream,) = this.lowered.streams
     clip = random_tensors(this.lowered.part("window"))["clip"]
     step = this.lowered.part("step")
     states = {name: np.zeros(shape, np.float32) for name, shape in step.inputs[1:]}
-    for at in range(stream.steps):
-        logits, *following = this.run("step", {"clip": clip[:, at : at + stream.receptive], **states})
+    receptive = step.inputs[0][1][1]
+    for at in range(clip.shape[1] - receptive + 1):
+        logits, *following = this.run("step", {"clip": clip[:, at : at + receptive], **states})
         assert [name for name, _ in step.outputs[1:]] == [f"{name}_next" for name in states]
         states = dict(zip(states, following, strict=True))
     assert logits == pytest.approx(this.run("window", {"clip": clip})[0], abs=1e-5)
@@ -233,8 +243,19 @@ def test_the_recurrence_is_unrolled_over_one_weight(case):
     # The kernels are 2-D: two frames' channels side by side.
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     assert [shapes[name] for name in convolutions] == [(4, 2, 3, 3), (8, 8, 3, 3), (16, 16, 3, 3)]
-    head = Counter(node.input[1] for node in case("conv_lstm").models["head"].graph.node if node.op_type == "Conv")
-    assert head == {"network.recurrence.state_to_state.weight": 4}
+
+
+def test_an_image_meets_each_weight_once(case):
+    """The recurrences under way are a batch; nothing that an earlier image gave is computed again."""
+    graph = case("conv_lstm").models["encode_clip"].graph
+    convolutions = Counter(node.input[1] for node in graph.node if node.op_type == "Conv")
+    assert len(convolutions) == 5
+    assert set(convolutions.values()) == {1}
+    shapes = {one.name: [d.dim_value for d in one.type.tensor_type.shape.dim] for one in graph.value_info}
+    batches = {node.input[1]: shapes[node.output[0]][0] for node in graph.node if node.op_type == "Conv"}
+    assert batches.pop("network.recurrence.state_to_state.weight") == 5 - 1
+    assert set(batches.values()) == {1}
+    assert [node.op_type for node in case("conv_lstm").models["head"].graph.node] == ["Reshape", "Gemm"]
 
 
 def test_roles_and_streams(case):
@@ -244,13 +265,23 @@ def test_roles_and_streams(case):
     assert set(case("two_stream-temporal").models) == {"window", "encode_flow", "head"}
     assert set(case("conv_lstm").models) == {"window", "encode_clip", "head", "step"}
     (stream,) = case("conv_lstm").lowered.streams
-    assert (stream.receptive, stream.steps) == (4, 5)
+    assert (stream.receptive, stream.steps) == (8, 1)
     encoder, head = (case("conv_lstm").lowered.part(role) for role in ("encode_clip", "head"))
-    assert (encoder.inputs, encoder.outputs) == ((("clip", (1, 4, 1, 64, 64)),), (("feature", (1, 12, 16, 16)),))
-    assert head.inputs == (("clip_features", (1, 5, 12, 16, 16)),)
+    assert dict(encoder.inputs) == {
+        "clip": (1, 1, 64, 64),
+        "before_1": (1, 1, 64, 64),
+        "before_2": (1, 4, 32, 32),
+        "before_3": (1, 8, 32, 32),
+        "h": (4, 3, 16, 16),
+        "c": (4, 3, 16, 16),
+    }
+    assert encoder.outputs == (("feature", (1, 3, 16, 16)), *((f"{n}_next", shape) for n, shape in encoder.inputs[1:]))
+    assert stream.state == tuple((name, f"{name}_next") for name, _ in encoder.inputs[1:])
+    assert head.inputs == (("clip_features", (1, 1, 3, 16, 16)),)
+    assert case("conv_lstm").lowered.part("step").inputs[0] == ("clip", (1, 4, 1, 64, 64))
     first, second = case("emotional_vlan").lowered.streams
     assert (first.input, first.ring, second.input, second.ring) == ("clip", "clip_features", "flow", "flow_features")
-    assert (first.receptive, first.steps) == (1, 15)
+    assert (first.receptive, first.steps, first.state) == (1, 15, ())
 
 
 @pytest.mark.slow
