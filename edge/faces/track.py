@@ -28,8 +28,12 @@ COASTS_NS = 500_000_000
 STEADY_NS = 150_000_000
 """A face's velocity is an average over about this time."""
 
-STRANGER = 0.1
-"""Faces whose looks are less alike than this (correlation) are not one."""
+STRANGER = 0.3
+"""Faces whose looks are less alike than this (correlation) are not one. Two people's often are more alike, so where a
+face is counts too."""
+
+LEARNING = 0.2
+"""Weight of a face's newest looks in those that it is known again by."""
 
 Look = npt.NDArray[np.float32]
 """See :mod:`edge.faces.follow`."""
@@ -48,6 +52,7 @@ class Track:
     velocity: tuple[float, float] = (0.0, 0.0)
     """Of the centre, pixels a nanosecond."""
     look: Look | None = None
+    """What it is known again by: an average."""
 
     def expected(self, now_ns: int) -> Box:
         """Where it should be."""
@@ -66,7 +71,15 @@ class Track:
                 self.velocity[1] + weight * ((v - y) / passed - self.velocity[1]),
             )
         self.box, self.seen_ns = box, now_ns
-        self.look = self.look if look is None else look
+        if self.look is None:
+            self.look = look
+        elif look is not None:
+            mixed = (1 - LEARNING) * self.look + LEARNING * look
+            self.look = np.asarray(mixed / max(1e-6, float(np.linalg.norm(mixed))), np.float32)
+
+    def may_be(self, box: Box, now_ns: int) -> bool:
+        """Whether a face there can be this one, going by where it is and how large."""
+        return _distance(self, box, now_ns) is not None
 
 
 @dataclass(slots=True)
@@ -90,7 +103,7 @@ class Tracker:
             boxes: the faces found in this frame.
             now_ns: its capture time.
             claims: for each box the id it is known to have, or None; empty is None for all.
-            looks: for each box its looks, or None; empty is None for all.
+            looks: for each box its looks, or None where nothing is to be learnt from them; empty is None for all.
 
         Returns:
             One track a box, in the boxes' order; unmatched boxes begin new tracks.
@@ -118,20 +131,25 @@ class Tracker:
 
 def _cost(track: Track, box: Box, look: Look | None, now_ns: int) -> float | None:
     """How unlike two faces are, lower is better; None when they can't be the same."""
-    ratio = track.box.width / box.width
-    if not 0.5 <= ratio <= 2.0:
-        return None
-    expected = track.expected(now_ns)
-    (x, y), (u, v) = expected.centre, box.centre
-    distance = math.hypot(x - u, y - v) / max(expected.width, box.width)
-    if distance > REACH * (1 + (now_ns - track.seen_ns) / 2e8):
+    distance = _distance(track, box, now_ns)
+    if distance is None:
         return None
     alike = 0.0
     if track.look is not None and look is not None:
         alike = float(track.look @ look)
         if alike < STRANGER:
             return None
-    return distance - expected.iou(box) + abs(math.log2(ratio)) - 2 * alike
+    return distance - track.expected(now_ns).iou(box) + abs(math.log2(track.box.width / box.width)) - 2 * alike
+
+
+def _distance(track: Track, box: Box, now_ns: int) -> float | None:
+    """From where a face should be, in widths; None when it can't be the same face."""
+    if not 0.5 <= track.box.width / box.width <= 2.0:
+        return None
+    expected = track.expected(now_ns)
+    (x, y), (u, v) = expected.centre, box.centre
+    distance = math.hypot(x - u, y - v) / max(expected.width, box.width)
+    return distance if distance <= REACH * (1 + (now_ns - track.seen_ns) / 2e8) else None
 
 
 def assign(costs: Sequence[Sequence[float | None]]) -> list[tuple[int, int]]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from edge.faces import follow
 from edge.faces.detect import FIRST_SIGHT, GLIMPSE, Detection, FaceDetector, distinct
 from edge.faces.landmarks import Landmarks
-from edge.faces.track import Tracker
+from edge.faces.track import STRANGER, Track, Tracker
 from edge.types import Box, Points
 
 LOOK_AROUND_NS = 400_000_000
@@ -62,6 +62,9 @@ the flow does not, and the flow drifts, they do not."""
 
 SOUGHT_NS = 800_000_000
 """A face that went is sought where it should be by now for this long."""
+
+WAITS_NS = 200_000_000
+"""A face that comes up where another is missed, and is unlike it, is taken for a new one after this long."""
 
 MISSED_NS = 200_000_000
 """A face must have been seen for this long to be missed when it goes."""
@@ -153,6 +156,7 @@ class Watcher:
         self._before_ns = 0
         self._count = 0
         self._search: _Search | None = None
+        self._unlike_ns: int | None = None
         self.marking_ns = 0
         """Nanoseconds that the last frame's landmarks took."""
 
@@ -181,7 +185,7 @@ class Watcher:
             [face.box for face in (*faces, *new)],
             now_ns,
             claims=[*(face.id for face in faces), *(None for _ in new)],
-            looks=[face.look for face in (*faces, *new)],
+            looks=[*(face.look if _alone(face, faces) else None for face in faces), *(face.look for face in new)],
         )
         for face, track in zip((*faces, *new), tracks, strict=True):
             face.id = track.id
@@ -267,7 +271,26 @@ class Watcher:
             if detection.score < 0 and (faint is None or not _same(detection, follow.likeness(seen, faint))):
                 continue
             new.append(_Face(0, detection.box, points, eyes, now_ns, seen))
-        return new
+        return self._without_unlike(new, missed, now_ns)
+
+    def _without_unlike(self, new: list[_Face], missed: Sequence[Track], now_ns: int) -> list[_Face]:
+        """Who comes up where somebody is missed, and does not look so, may be half hidden still: let it wait a bit."""
+        unlike = []
+        for face in new:
+            near = [track for track in missed if track.look is not None and track.may_be(face.box, now_ns)]
+            if near and all(
+                follow.likeness(face.look, track.look) < STRANGER for track in near if track.look is not None
+            ):
+                unlike.append(face)
+        if not unlike:
+            self._unlike_ns = None
+            return new
+        self._unlike_ns = now_ns if self._unlike_ns is None else self._unlike_ns
+        return (
+            new
+            if now_ns - self._unlike_ns >= WAITS_NS
+            else [face for face in new if not any(face is one for one in unlike)]
+        )
 
     def _searched(self, grey: Grey, now_ns: int, known: Sequence[Box]) -> list[Detection]:
         """What the search of the whole frame found, when it is time to take that up; then the next one begins."""
@@ -328,6 +351,13 @@ def _one(box: Box, other: Box) -> bool:
         return True
     (x, y), (u, v) = box.centre, other.centre
     return max(abs(x - u), abs(y - v)) < 0.25 * max(box.width, other.width)
+
+
+def _alone(face: _Face, faces: Sequence[_Face]) -> bool:
+    """Whether no other face comes near that could hide part of this one."""
+    (x, y), reach = face.box.centre, 1.5 * face.box.width
+    others = (other.box.centre for other in faces if other is not face)
+    return not any(abs(x - u) < reach and abs(y - v) < reach for u, v in others)
 
 
 def _each_once(faces: list[_Face]) -> list[_Face]:
