@@ -1,8 +1,8 @@
 """Which faces are in this frame, whose, and where their eyes are: detector, following, landmarks and ids joined.
 
 A frame that shows nobody known is searched whole. A face once found is *followed*: optical flow moves its landmarks and
-box, landmarks are fitted anew every second frame, and every third frame the detector looks at just that place. Between,
-a small upright picture of the face is held against the last one that the detector confirmed; where they differ, the
+box; every third frame the detector looks at just that place, and every third the landmarks are fitted anew. Between, a
+small upright picture of the face is held against the last one that the detector confirmed; where they differ, the
 detector looks at once. A face that neither shows is not there: nothing is made up.
 
 For faces that are new the whole frame is searched beside all this, on a thread of its own where there is one. What it
@@ -29,14 +29,12 @@ LOOK_AROUND_NS = 400_000_000
 """The whole frame is searched this often while somebody is known, and what was found is taken up this much later: a
 new face shows after at most twice this time."""
 
-CONFIRM_EVERY = 3
-"""Frames from one look of the detector at a followed face to the next."""
+ROUND = 3
+"""Frames in a round: in the first the detector looks at a followed face, in the second its landmarks are fitted anew,
+in the third neither. Each takes a millisecond or more, so no frame does both unless something is in doubt."""
 
 CONFIRM_NS = 200_000_000
 """... and this much time at most, where frames are rare."""
-
-MARK_EVERY = 2
-"""Frames from one fit of the landmarks to the next; between, flow moves them."""
 
 STRIDE_NS = 150_000_000
 """Frames further apart than this are not joined by flow: the detector looks, and landmarks are fitted."""
@@ -208,7 +206,7 @@ class Watcher:
             alike = follow.likeness(follow.look(grey, eyes), face.look)
         turn = self._count + face.id
         found: Detection | None = None
-        due = turn % CONFIRM_EVERY == 0 or now_ns - face.confirmed_ns >= CONFIRM_NS
+        due = turn % ROUND == 0 or now_ns - face.confirmed_ns >= CONFIRM_NS
         if due or alike < DOUBTFUL:
             found = self._detector.see(grey, box)
             if found is None and (alike < CERTAIN or now_ns - face.confirmed_ns > BRIDGED_NS):
@@ -217,7 +215,7 @@ class Watcher:
             box = follow.between(box, found.box, SETTLING)
         elif found is not None:
             box, moved = found.box, None
-        if moved is None or found is not None or turn % MARK_EVERY == 0:
+        if moved is None or turn % ROUND == 1:
             fitted = self._mark(grey, box)
             points = fitted if moved is None else points + np.float32(SETTLING) * (fitted - points)
             eyes = self._landmarks.eyes(points)
