@@ -30,6 +30,9 @@ FIRST_SIGHT = 0.2
 cloth for faces; on 22 faces of 36 to 108 pixels in crowded photographs the lowest score is 0.31. A known face is
 followed down to 0."""
 
+STALE = 3.2
+"""... around one seen some frames ago."""
+
 TIGHT = 1.6
 """Side of the region in which a face that is followed is looked at again, as a multiple of the face's."""
 
@@ -91,17 +94,20 @@ class FaceDetector:
         """
         return distinct(self._search(grey, self._scale, 0, 0, FIRST_SIGHT))
 
-    def find_near(self, grey: Grey, known: Sequence[Box], threshold: float = 0.0) -> list[Detection]:
+    def find_near(
+        self, grey: Grey, known: Sequence[Box], threshold: float = 0.0, region: float = REGION
+    ) -> list[Detection]:
         """The faces near known ones, best first; everything else in the frame is not looked at.
 
         Args:
             grey: uint8 (H, W).
             known: where the faces were in the frame before.
             threshold: score from which a face counts.
+            region: side of what is searched around each, as a multiple of the face's.
         """
         found: list[Detection] = []
         for box in known:
-            found += self._around(grey, box, REGION, COMFORTABLE, threshold)
+            found += self._around(grey, box, region, COMFORTABLE, threshold)
         return distinct(found)
 
     def see(self, grey: Grey, box: Box) -> Detection | None:

@@ -22,10 +22,10 @@ REACH = 0.8
 """A face may be off its expected place by this share of its own width, and half as much again per missed tenth of a
 second, and stay itself."""
 
-COASTS_NS = 500_000_000
+COASTS_NS = 800_000_000
 """An unseen face is expected to go on as it went for this long, then to stand still."""
 
-STEADY_NS = 150_000_000
+STEADY_NS = 400_000_000
 """A face's velocity is an average over about this time."""
 
 STRANGER = 0.3

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.faces import follow
-from edge.faces.detect import FIRST_SIGHT, GLIMPSE, Detection, FaceDetector, distinct
+from edge.faces.detect import FIRST_SIGHT, GLIMPSE, STALE, Detection, FaceDetector, distinct
 from edge.faces.landmarks import Landmarks
 from edge.faces.track import STRANGER, Track, Tracker
 from edge.types import Box, Points
@@ -203,21 +203,25 @@ class Watcher:
         if moved is not None:
             points, eyes = follow.move_points(points, moved), follow.move_points(eyes, moved)
             box = follow.move_box(box, moved)
+        alone = _alone(face, list(self._faces.values()))
+        if moved is not None or (joined and alone):
+            # Where the flow says nothing, as when the picture blurs all at once, the face may be where it was.
             alike = follow.likeness(follow.look(grey, eyes), face.look)
         turn = self._count + face.id
         found: Detection | None = None
         due = turn % ROUND == 0 or now_ns - face.confirmed_ns >= CONFIRM_NS
         if due or alike < DOUBTFUL:
             found = self._detector.see(grey, box)
-            if found is None and (alike < CERTAIN or now_ns - face.confirmed_ns > BRIDGED_NS):
+            # What the detector no longer sees beside another face is most likely hidden by it.
+            if found is None and (not alone or alike < CERTAIN or now_ns - face.confirmed_ns > BRIDGED_NS):
                 return False
         if found is not None and alike >= DOUBTFUL:
             box = follow.between(box, found.box, SETTLING)
         elif found is not None:
-            box, moved = found.box, None
-        if moved is None or turn % ROUND == 1:
+            box = found.box
+        if turn % ROUND == 1 or alike < DOUBTFUL:
             fitted = self._mark(grey, box)
-            points = fitted if moved is None else points + np.float32(SETTLING) * (fitted - points)
+            points = fitted if alike < DOUBTFUL else points + np.float32(SETTLING) * (fitted - points)
             eyes = self._landmarks.eyes(points)
         if not follow.plausible(eyes, box):
             return False
@@ -300,8 +304,8 @@ class Watcher:
             for detection in search.result():
                 if any(_one(detection.box, box) for box in (*search.known, *known)):
                     continue
-                # It was there a moment ago; what counts is this frame.
-                near = self._detector.find_near(grey, [detection.box])
+                # It was there a moment ago, and may have moved; what counts is this frame.
+                near = self._detector.find_near(grey, [detection.box], region=STALE)
                 found += [one for one in near if one.score >= FIRST_SIGHT]
         self._search = _Search(lambda: self._around.find(grey), self._beside, now_ns, list(known))
         return found

@@ -148,7 +148,7 @@ def test_a_face_that_the_detector_misses_is_bridged_for_a_while(grey, landmarks)
         def see(self, grey, box):
             return None
 
-        def find_near(self, grey, known, threshold=0.0):
+        def find_near(self, grey, known, threshold=0.0, region=0.0):
             return []
 
     seen = watch([grey] * 40, landmarks, detector=Blind())
