@@ -145,7 +145,7 @@ class Watcher:
     """
 
     def __init__(self, detector: FaceDetector, landmarks: Landmarks, beside: Executor | None = None) -> None:
-        self._detector, self._landmarks, self._beside = detector, landmarks, beside
+        self._detector, self._landmarks, self.beside = detector, landmarks, beside
         self._around = detector.twin()
         self._tracker = Tracker()
         self._faces: dict[int, _Face] = {}
@@ -307,7 +307,7 @@ class Watcher:
                 # It was there a moment ago, and may have moved; what counts is this frame.
                 near = self._detector.find_near(grey, [detection.box], region=STALE)
                 found += [one for one in near if one.score >= FIRST_SIGHT]
-        self._search = _Search(lambda: self._around.find(grey), self._beside, now_ns, list(known))
+        self._search = _Search(lambda: self._around.find(grey), self.beside, now_ns, list(known))
         return found
 
     # -- what is told -------------------------------------------------------------------------------------------------

@@ -198,3 +198,14 @@ def test_rare_frames_are_each_confirmed(grey, landmarks):
 def test_another_picture_size_is_another_view(grey, landmarks):
     seen = watch([grey, grey, grey[:300], grey[:300]], landmarks)
     assert [len(there(one)) for one in seen] == [1, 1, 1, 1]
+
+
+def test_a_twin_finds_the_same(grey, detector):
+    twin = detector.twin()
+    assert twin.find(grey) == detector.find(grey)
+    assert twin._detector is not detector._detector
+    import dlib
+
+    boxes, scores, _ = dlib.get_frontal_face_detector().run(grey, 0, 0.0)
+    found, again, _ = twin._detector.run(grey, 0, 0.0)
+    assert (list(boxes), list(scores)) == (list(found), list(again))
