@@ -48,8 +48,15 @@ CERTAIN = 0.75
 SOMEBODY_ELSE = 0.45
 """A detection less like the followed face than this is not taken for it."""
 
-FAINT = 0.6
-"""For each point that a detection's score lies below the detector's threshold of 0, it must be this much more like."""
+ANOTHER_LIGHT = 0.25
+"""... but where no other face is near, this will do: light that changes all at once changes a face's looks."""
+
+FAINT = 0.2
+"""For each point that a detection's score lies below the detector's threshold of 0, it must be this much more like. Of
+1,143 places without a face, 9 score above -0.5 and 3 above -0.02; they look like no face that was there before."""
+
+FAMILIAR = 0.4
+"""From this likeness on, a faint detection where somebody is missed is that person."""
 
 BRIDGED_NS = 1_000_000_000
 """A face is followed for this long without the detector; then it counts as gone."""
@@ -228,7 +235,7 @@ class Watcher:
         if found is not None:
             seen = follow.look(grey, eyes)
             alike = follow.likeness(seen, face.look)
-            if not _same(found, alike):
+            if not _same(found, alike, ANOTHER_LIGHT if alone else SOMEBODY_ELSE):
                 return False
             face.look, face.confirmed_ns = seen, now_ns
         face.alike = alike
@@ -270,7 +277,7 @@ class Watcher:
                 continue
             seen = follow.look(grey, eyes)
             # A faint detection counts only as somebody who was here.
-            if detection.score < 0 and (faint is None or not _same(detection, follow.likeness(seen, faint))):
+            if detection.score < 0 and (faint is None or not _same(detection, follow.likeness(seen, faint), FAMILIAR)):
                 continue
             new.append(_Face(0, detection.box, points, eyes, now_ns, seen))
         return self._without_unlike(new, missed, now_ns)
@@ -342,9 +349,9 @@ class _Search:
         return self._found if self._future is None else self._future.result()
 
 
-def _same(found: Detection, alike: float) -> bool:
+def _same(found: Detection, alike: float, least: float) -> bool:
     """Whether a detection where a face should be, and so much like it, is that face."""
-    return alike >= SOMEBODY_ELSE + FAINT * max(0.0, -found.score)
+    return alike >= least + FAINT * max(0.0, -found.score)
 
 
 def _one(box: Box, other: Box) -> bool:
