@@ -33,7 +33,7 @@ READ_AHEAD = 4
 """Frames decoded ahead of the pipeline when nothing may be dropped."""
 
 LOOK_AHEAD = 2
-"""Frames whose faces are found before the network has answered for those of the frame before; of a camera it is one."""
+"""Frames whose faces may be found before the network has answered for those before, when nothing may be dropped."""
 
 START_TIMEOUT_S = 10.0
 """The first call of ``latest`` waits this long for a first result."""
@@ -186,7 +186,7 @@ class Recognizer:
 
     @property
     def dropped(self) -> int:
-        """Frames read but never processed, because newer ones had arrived."""
+        """Frames read but never answered, because newer ones had arrived."""
         return sum(mailbox.dropped for mailbox in self._running.mailboxes)
 
     # -- the newest result, for a control loop ------------------------------------------------------------------------
@@ -240,11 +240,10 @@ class Recognizer:
 
     def _look(self, source: Source, drops: bool, paced: bool) -> Mailbox[Seen]:
         """Begin to read frames and to find faces in them; what is seen comes in order."""
-        frames: Mailbox[Frame] = self._running.mailbox(
-            1 if drops else READ_AHEAD, DropPolicy.DROP_OLDEST if drops else DropPolicy.WAIT
-        )
-        # Between the halves nothing is dropped: who is followed must be followed through every frame.
-        seen: Mailbox[Seen] = self._running.mailbox(1 if drops else LOOK_AHEAD, DropPolicy.WAIT)
+        # Also between the halves: a consumer that is slow gets the newest, while nobody is followed less well for it.
+        policy = DropPolicy.DROP_OLDEST if drops else DropPolicy.WAIT
+        frames: Mailbox[Frame] = self._running.mailbox(1 if drops else READ_AHEAD, policy)
+        seen: Mailbox[Seen] = self._running.mailbox(1 if drops else LOOK_AHEAD, policy)
         self._running.start("edge-read", _read, source, frames, paced)
         self._running.start("edge-look", _look, frames, self._pipeline, seen)
         return seen

@@ -75,6 +75,19 @@ def test_what_a_consumer_raises_stops_the_threads(make_clip):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("edge-")]
 
 
+def test_a_slow_consumer_of_a_camera_gets_the_newest(make_clip):
+    """Where frames may be dropped none waits for the consumer, before the first half or after it."""
+    with edge.Recognizer(make_clip(75), landmarks="5", drop="drop_oldest") as recognizer:
+        ages, frames = [], []
+        for result in recognizer:
+            ages.append(result.age_ms)
+            frames.append(result.frame)
+            time.sleep(0.4)
+        assert recognizer.dropped >= 75 - len(frames) - 2
+    assert len(frames) < 12
+    assert np.median(ages[1:-1]) < 250, "one that had waited for the consumer would be 400 ms old"
+
+
 def test_a_result_knows_its_age(make_clip):
     with edge.Recognizer(make_clip(25), landmarks="5") as recognizer:
         result = recognizer.latest(1000)
