@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import edge
-from benchmarks.loop import main, parts_alone, report, resident_mb, seen, talking_head, whole_loop, write_clip
+from benchmarks.loop import main, parts_alone, report, resident_mb, seen, talking_head, whole_loop, work, write_clip
 from edge.types import Box, Face, FaceState, Result
 
 
@@ -39,6 +39,12 @@ def test_a_talking_head_keeps_its_face_its_id_and_its_label(clip):
 
 def test_the_parts_are_those_that_ship(clip):
     assert set(parts_alone(str(clip), {"landmarks": "5"}, 10)) == {"read", "look", "answer"}
+
+
+def test_the_cost_of_a_frame_is_flat(clip):
+    """In time of a core, so that another load on the machine does not count."""
+    spent = work(str(clip), {"landmarks": "5"})
+    assert spent["p99"] <= 2 * spent["p50"]
 
 
 def test_changes_are_counted_by_face():
