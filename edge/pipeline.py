@@ -1,35 +1,60 @@
 """Frame to Result: the whole story on one page. No threads here, and no clock but the one that times the stages.
 
-frame -> detect -> track -> landmarks -> align -> flow -> infer -> smooth -> result
+    look:    frame -> detect, follow, track -> landmarks -> quality
+    answer:  -> align -> flow -> infer -> smooth -> result
+
+The halves share nothing but what the first hands to the second, so that they may run on two threads, one frame apart;
+nothing goes back. The same frames give the same results either way.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from edge.bundle import Bundle
 from edge.engine import Engine
-from edge.faces.detect import Detection, FaceDetector, Grey, distinct
+from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
-from edge.faces.track import Track, Tracker
-from edge.smooth import Probabilities, Smoother, Smoothing
-from edge.types import Box, Face, FaceState, Frame, Result
+from edge.faces.quality import Limits, measure
+from edge.faces.watch import Apart, Sighting, Watcher
+from edge.smooth import Smoother, Smoothing
+from edge.types import Face, FaceState, Frame, Result
 from edge.window import Windows
 
 STAGES = ("detect", "landmarks", "align", "flow", "infer", "smooth", "total")
 """Keys of ``Result.timings_ms``, in order; ``flow`` is there where the bundle wants motion. Those of a stage that runs
-once a face are summed over the faces."""
+once a face are summed over the faces. ``detect`` holds following and matching; ``landmarks`` the quality too."""
 
-LOOK_AROUND_NS = 500_000_000
-"""The whole frame is searched at least this often; between, only the regions around known faces are."""
+HARDLY = 0.25
+"""Weight, in the average over time, of a frame that shows a face too badly to be read."""
+
+UNCONFIRMED_NS = 300_000_000
+"""A face that the detector has not seen for longer than this is of low quality."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one frame shows: the first half's result."""
+
+    frame: Frame
+    sightings: tuple[Sighting, ...]
+    """Ordered by id."""
+    problems: Mapping[int, tuple[str, ...]]
+    """By id, of the faces that are there."""
+    spent: Mapping[str, int]
+    """Nanoseconds by stage."""
 
 
 class Pipeline:
-    """Keeps what must be remembered between frames. Frames must come in order of capture, from one thread at a time.
+    """Keeps what must be remembered between frames, which must come in order of capture.
+
+    :meth:`look` may be called from one thread and :meth:`answer` from another.
 
     Args:
         bundle: opened and verified.
@@ -38,6 +63,8 @@ class Pipeline:
         landmarks: marks their eyes.
         smoothing: how calm the output is.
         always_search: for pictures that do not follow one another: search the whole of each, and know nobody again.
+        limits: of the quality from which a face can be read.
+        beside: runs the search for new faces; None runs it in line.
         clock: nanoseconds, for timings alone.
     """
 
@@ -50,22 +77,22 @@ class Pipeline:
         smoothing: Smoothing,
         *,
         always_search: bool = False,
+        limits: Limits | None = None,
+        beside: Executor | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
         self._labels = manifest.labels
-        self._detector, self._landmarks = detector, landmarks
-        self._tracker = Tracker()
+        self.watcher = Apart(detector, landmarks) if always_search else Watcher(detector, landmarks, beside)
+        self._limits = limits or Limits()
         self._windows = Windows(engine)
         self._stages = tuple(stage for stage in STAGES if stage != "flow" or self._windows.cutter.moves)
         self._smoother = Smoother(manifest.temperature, manifest.abstain_below, smoothing)
         if manifest.window is not None:
             # What was said of a face ends with the window that it was said from.
             self._smoother.forget_ns = round(manifest.window.gap_ms * 1e6)
-        self._always_search = always_search
         self._clock = clock
-        self._known: list[Box] = []
-        self._searched_ns: int | None = None
+        self._said: dict[int, Face] = {}
 
     def process(self, frame: Frame) -> Result:
         """Everything about one frame.
@@ -73,59 +100,74 @@ class Pipeline:
         Args:
             frame: checked by :func:`edge.source.check_frame`.
         """
-        now = frame.captured_ns
-        spent = dict.fromkeys(self._stages, 0)
-        begun = last = self._clock()
+        return self.answer(self.look(frame))
+
+    def look(self, frame: Frame) -> Seen:
+        """The first half: who is there, where, and how well to be seen."""
+        begun = self._clock()
+        grey = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8)
+        sightings = self.watcher.look(grey, frame.captured_ns)
+        found = self._clock()
+        problems: dict[int, tuple[str, ...]] = {}
+        for one in sightings:
+            if one.points is not None and one.eyes is not None:
+                wrong = measure(grey, one.points, one.eyes).problems(self._limits)
+                late = frame.captured_ns - one.confirmed_ns > UNCONFIRMED_NS
+                problems[one.id] = (*wrong, "unconfirmed") if late else wrong
+        marking = self.watcher.marking_ns
+        return Seen(
+            frame,
+            tuple(sightings),
+            problems,
+            {"detect": found - begun - marking, "landmarks": self._clock() - found + marking},
+        )
+
+    def answer(self, seen: Seen) -> Result:
+        """The second half: what the network says of each face, smoothed over time."""
+        frame, now = seen.frame, seen.frame.captured_ns
+        spent = dict.fromkeys(self._stages, 0) | dict(seen.spent)
+        last = self._clock()
 
         def lap(stage: str) -> None:
             nonlocal last
-            spent[stage] += self._clock() - last
-            last = self._clock()
+            passed, last = self._clock() - last, self._clock()
+            spent[stage] += passed
 
-        grey = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8)
-        boxes = self._find(grey, now)
-        if self._always_search:
-            self._tracker.tracks.clear()  # another picture, other people
-        tracks = self._tracker.update(boxes, now)
-        self._known = [track.box for track in self._tracker.tracks]
-        lap("detect")
         faces = []
-        for track in tracks:
-            eyes = self._landmarks.eyes(self._landmarks.points(grey, track.box))
-            lap("landmarks")
-            crops = self._windows.cutter.cut(frame.image, eyes)
+        for one in seen.sightings:
+            if one.eyes is None:
+                if (before := self._said.get(one.id)) is not None:
+                    faces.append(replace(before, state=FaceState.LOST, reasons=()))
+                continue
+            crops = self._windows.cutter.cut(frame.image, one.eyes)
             lap("align")
-            tensors = self._windows.advance(track.id, crops, now)
+            tensors = self._windows.advance(one.id, crops, now)
             lap("flow" if "flow" in spent else "align")
-            logits = None if tensors is None else self._windows.answer(track.id, tensors)
+            logits = None if tensors is None else self._windows.answer(one.id, tensors)
             lap("infer")
-            faces.append(self._face(track, self._smoother.update(track.id, logits, now)))
+            faces.append(self._face(one, logits, seen.problems[one.id], now))
             lap("smooth")
         self._windows.forget(now)
         self._smoother.forget(now)
-        spent["total"] = self._clock() - begun
+        self._said = {face.id: face for face in faces}
+        lap("smooth")
+        spent["total"] = sum(spent.values())
         return Result(
             frame.index,
             frame.captured_ns,
-            tuple(sorted(faces, key=lambda face: face.id)),
+            tuple(faces),
             {stage: nanoseconds / 1e6 for stage, nanoseconds in spent.items()},
+            frame.read_ns,
         )
 
-    def _face(self, track: Track, said: tuple[int, Probabilities, FaceState] | None) -> Face:
-        if said is None:
-            return Face(track.id, track.box, None, 0.0, {}, FaceState.WARMING_UP)
-        label, probabilities, state = said
-        by_label = dict(zip(self._labels, probabilities.tolist(), strict=True))
-        return Face(track.id, track.box, self._labels[label], by_label[self._labels[label]], by_label, state)
-
-    def _find(self, grey: Grey, now: int) -> list[Box]:
-        """Near the known faces where that will do; everywhere at times, and whenever a known face is not found."""
-        due = self._searched_ns is None or now - self._searched_ns >= LOOK_AROUND_NS
-        near: list[Detection] = []
-        if self._known and not self._always_search:
-            near = self._detector.find_near(grey, self._known)
-            if len(near) >= len(self._known) and not due:
-                return [detection.box for detection in near]
-        self._searched_ns = now
-        # A face that was known a moment ago is believed at a lower score than a new one.
-        return [detection.box for detection in distinct(near + self._detector.find(grey))]
+    def _face(self, one: Sighting, logits: np.ndarray | None, problems: tuple[str, ...], now: int) -> Face:
+        said = self._smoother.update(one.id, logits, now, HARDLY if problems else 1.0)
+        label, confidence, by_label, state = None, 0.0, dict[str, float](), FaceState.WARMING_UP
+        if said is not None:
+            best, probabilities, state = said
+            by_label = dict(zip(self._labels, probabilities.tolist(), strict=True))
+            label = self._labels[best]
+            confidence = by_label[label]
+        if problems:
+            state = FaceState.LOW_QUALITY
+        return Face(one.id, one.box, label, confidence, by_label, state, problems)

@@ -8,10 +8,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,13 +24,16 @@ from edge.errors import ClosedError, OptionError, StaleResultError
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.mailbox import DropPolicy, Mailbox
-from edge.pipeline import Pipeline
+from edge.pipeline import Pipeline, Seen
 from edge.smooth import Smoothing
 from edge.source import Source, check_frame
 from edge.types import Frame, Result
 
 READ_AHEAD = 4
 """Frames decoded ahead of the pipeline when nothing may be dropped."""
+
+LOOK_AHEAD = 2
+"""Frames whose faces may be found before the network has answered for those before, when nothing may be dropped."""
 
 START_TIMEOUT_S = 10.0
 """The first call of ``latest`` waits this long for a first result."""
@@ -46,6 +50,9 @@ class Recognizer:
 
     Three ways to use it, one at a time: iterate over a source (every frame of a file, the newest of a camera), ask for
     the ``latest`` result in a control loop, or hand over frames with ``process``.
+
+    The first two overlap reading, finding faces and reading expressions on threads of their own, frame after frame;
+    results are those of doing one after the other.
 
     Args:
         source: URI, path or camera number (see :mod:`edge.camera`); None when frames are handed to ``process``.
@@ -83,6 +90,7 @@ class Recognizer:
             raise OptionError(f"smoothing is {smoothing!r}; expected an edge.Smoothing")
         self._source: Source | None = None if source is None else open_source(source)
         apart = self._source is not None and not self._source.follows
+        beside = ThreadPoolExecutor(1, "edge-search")  # its thread starts with the first search
         try:
             self.policy, self._asked_to_wait = _policy(drop, self._source), drop is not None
             self.bundle = Bundle.open(bundle)
@@ -96,13 +104,14 @@ class Recognizer:
                 Landmarks(landmarks),
                 smoothing or (UNRELATED if apart else Smoothing()),
                 always_search=apart,
+                beside=beside,
             )
         except BaseException:
             if self._source is not None:
                 self._source.close()
             raise
         self._one_at_a_time = threading.Lock()
-        self._running = _Running(self._source, self.engine)
+        self._running = _Running(self._source, self.engine, beside)
         self._newest = _Newest()
         # Whoever forgets to close leaves no thread behind, be it that the recognizer is dropped or that Python ends.
         self._finalizer = weakref.finalize(self, self._running.close)
@@ -135,7 +144,7 @@ class Recognizer:
                     f"captured_ns {now} is before the last frame's {self._last_captured_ns}; it may not go back"
                 )
             self._last_captured_ns = now
-            frame = Frame(self._next_index, now, picture, now)
+            frame = Frame(self._next_index, now, picture, time.monotonic_ns())
             self._next_index += 1
             return self._pipeline.process(frame)
 
@@ -154,14 +163,13 @@ class Recognizer:
         """
         source = self._begin("iterate")
         drops = self.policy is DropPolicy.DROP_OLDEST
-        mailbox: Mailbox[Frame] = Mailbox(1 if drops else READ_AHEAD, self.policy)
         # A file that may drop frames is played at its own speed: else nearly all would be dropped.
-        self._running.start(mailbox, "edge-read", _read, source, mailbox, drops and not source.live)
+        seen = self._look(source, drops, paced=drops and not source.live)
         try:
-            while (frame := mailbox.get()) is not None:
-                yield frame, self._pipeline.process(frame)
+            while (one := seen.get()) is not None:
+                yield one.frame, self._pipeline.answer(one)
         finally:
-            mailbox.close()
+            self._running.close_mailboxes()
         if self._use == "closed" and not source.live:
             # Closing is how one ends a camera's loop; of a file it must not look like the end.
             raise ClosedError(f"{source.name}: the recognizer was closed before the end")
@@ -178,8 +186,8 @@ class Recognizer:
 
     @property
     def dropped(self) -> int:
-        """Frames read but never processed, because newer ones had arrived."""
-        return 0 if self._running.mailbox is None else self._running.mailbox.dropped
+        """Frames read but never answered, because newer ones had arrived."""
+        return sum(mailbox.dropped for mailbox in self._running.mailboxes)
 
     # -- the newest result, for a control loop ------------------------------------------------------------------------
 
@@ -200,15 +208,14 @@ class Recognizer:
             if self.policy is DropPolicy.WAIT and self._asked_to_wait:
                 raise OptionError("latest gives the newest result and drops what is older; leave drop='wait' out")
             source = self._begin("latest")
-            mailbox: Mailbox[Frame] = Mailbox(1, DropPolicy.DROP_OLDEST)
-            self._running.start(mailbox, "edge-read", _read, source, mailbox, not source.live)
-            self._running.start(mailbox, "edge-watch", _watch, mailbox, self._pipeline, self._newest)
+            seen = self._look(source, True, paced=not source.live)
+            self._running.start("edge-answer", _answer, seen, self._pipeline, self._newest)
             self._newest.wait(START_TIMEOUT_S)
         self._begin("latest")
-        result, read_ns = self._newest.get()
+        result = self._newest.get()
         if result is None:
             raise StaleResultError("no result yet; the first frame is still awaited")
-        age_ms = (time.monotonic_ns() - read_ns) / 1e6
+        age_ms = result.age_ms
         if not age_ms <= max_age_ms:  # so that NaN is refused too
             ended = ": the source has ended" if self._newest.ended else ""
             raise StaleResultError(f"newest result is {age_ms:.0f} ms old, allowed {max_age_ms:.0f} ms{ended}")
@@ -231,6 +238,16 @@ class Recognizer:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    def _look(self, source: Source, drops: bool, paced: bool) -> Mailbox[Seen]:
+        """Begin to read frames and to find faces in them; what is seen comes in order."""
+        # Also between the halves: a consumer that is slow gets the newest, while nobody is followed less well for it.
+        policy = DropPolicy.DROP_OLDEST if drops else DropPolicy.WAIT
+        frames: Mailbox[Frame] = self._running.mailbox(1 if drops else READ_AHEAD, policy)
+        seen: Mailbox[Seen] = self._running.mailbox(1 if drops else LOOK_AHEAD, policy)
+        self._running.start("edge-read", _read, source, frames, paced)
+        self._running.start("edge-look", _look, frames, self._pipeline, seen)
+        return seen
+
     def _begin(self, use: str) -> Source:
         """Enter a way of use, which is for good: its thread owns the pipeline's memory of the faces."""
         if self._use == "closed":
@@ -246,27 +263,34 @@ class Recognizer:
 class _Running:
     """What must be stopped. It knows nothing of the recognizer, so that one that is dropped can be collected."""
 
-    def __init__(self, source: Source | None, engine: Engine) -> None:
-        self._source, self._engine = source, engine
+    def __init__(self, source: Source | None, engine: Engine, beside: Executor) -> None:
+        self._source, self._engine, self._beside = source, engine, beside
         self._threads: list[threading.Thread] = []
         self.stop = threading.Event()
-        self.mailbox: Mailbox[Frame] | None = None
+        self.mailboxes: list[Mailbox[Any]] = []
 
-    def start(self, mailbox: Mailbox[Frame], name: str, target: Callable[..., None], *arguments: object) -> None:
-        self.mailbox = mailbox
+    def mailbox(self, capacity: int, policy: DropPolicy) -> Mailbox[Any]:
+        self.mailboxes.append(Mailbox(capacity, policy))
+        return self.mailboxes[-1]
+
+    def close_mailboxes(self) -> None:
+        for mailbox in self.mailboxes:
+            mailbox.close()
+
+    def start(self, name: str, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(name=name, target=target, args=(self.stop, *arguments), daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def close(self) -> None:
         self.stop.set()
-        if self.mailbox is not None:
-            self.mailbox.close()
+        self.close_mailboxes()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(JOIN_TIMEOUT_S)
         if self._source is not None:
             self._source.close()
+        self._beside.shutdown()
         self._engine.close()
 
 
@@ -288,15 +312,31 @@ def _read(stop: threading.Event, source: Source, mailbox: Mailbox[Frame], paced:
         mailbox.end()
 
 
-def _watch(stop: threading.Event, mailbox: Mailbox[Frame], pipeline: Pipeline, newest: _Newest) -> None:
+def _look(stop: threading.Event, frames: Mailbox[Frame], pipeline: Pipeline, seen: Mailbox[Seen]) -> None:
+    """A thread: the faces in each frame."""
+    try:
+        while (frame := frames.get()) is not None:
+            if not seen.put(pipeline.look(frame)):
+                break
+    except BaseException as error:
+        seen.end(error)
+    else:
+        seen.end()
+    finally:
+        frames.close()
+
+
+def _answer(stop: threading.Event, seen: Mailbox[Seen], pipeline: Pipeline, newest: _Newest) -> None:
     """A thread: the newest frame's result."""
     try:
-        while (frame := mailbox.get()) is not None:
-            newest.put(pipeline.process(frame), frame.read_ns)
+        while (one := seen.get()) is not None:
+            newest.put(pipeline.answer(one))
     except BaseException as error:
         newest.end(error)
     else:
         newest.end(None)
+    finally:
+        seen.close()
 
 
 class _Newest:
@@ -305,13 +345,12 @@ class _Newest:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._result: Result | None = None
-        self._read_ns = 0
         self._failure: BaseException | None = None
         self.ended = False
 
-    def put(self, result: Result, read_ns: int) -> None:
+    def put(self, result: Result) -> None:
         with self._changed:
-            self._result, self._read_ns = result, read_ns
+            self._result = result
             self._changed.notify_all()
 
     def end(self, failure: BaseException | None) -> None:
@@ -323,12 +362,12 @@ class _Newest:
         with self._changed:
             self._changed.wait_for(lambda: self._result is not None or self.ended, seconds)
 
-    def get(self) -> tuple[Result | None, int]:
+    def get(self) -> Result | None:
         with self._changed:
             if self._failure is not None:
                 # Each raise would add its frames to the same exception's traceback, call after call.
                 raise self._failure.with_traceback(None)
-            return self._result, self._read_ns
+            return self._result
 
 
 def _nanoseconds(value: object) -> int:

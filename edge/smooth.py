@@ -22,7 +22,7 @@ Probabilities = npt.NDArray[np.float64]
 class Smoothing:
     """How calm the output is. All times are in the frames' own capture time."""
 
-    time_constant_ms: float = 200.0
+    time_constant_ms: float = 150.0
     """A frame's weight falls to 1/e in this time. 0 turns averaging off."""
     margin: float = 0.10
     """Another label takes over at once when it is this much more probable."""
@@ -59,7 +59,7 @@ class Smoother:
     _faces: dict[int, _Memory] = field(default_factory=dict)
 
     def update(
-        self, face: int, logits: npt.NDArray[np.float32] | None, now_ns: int
+        self, face: int, logits: npt.NDArray[np.float32] | None, now_ns: int, weight: float = 1.0
     ) -> tuple[int, Probabilities, FaceState] | None:
         """Take in one frame's answer for one face.
 
@@ -67,6 +67,7 @@ class Smoother:
             face: its id.
             logits: float32 (K,), or None where the frame gave no new answer.
             now_ns: capture time.
+            weight: of this frame against others, 0..1: less for a face that can hardly be read.
 
         Returns:
             Index of the label, smoothed probabilities (K,) that sum to 1, and how far to trust them; None where there
@@ -87,6 +88,7 @@ class Smoother:
             keep = 0.0
             if self.smoothing.time_constant_ms > 0:
                 keep = math.exp(-(now_ns - memory.seen_ns) / (self.smoothing.time_constant_ms * 1e6))
+            keep = 1 - (1 - keep) * weight
             memory.average = keep * memory.average + (1 - keep) * now
             memory.seen_ns = now_ns
             self._choose(memory, now_ns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -29,6 +30,12 @@ class FaceState(str, Enum):
     """Seen for too short a time: the label is the best so far and may still move."""
     UNCERTAIN = "uncertain"
     """Confidence is below the bundle's abstention threshold: treat as no statement."""
+    LOW_QUALITY = "low_quality"
+    """The face is there, but too small, too dark, too bright, flat, blurred or turned away to be read (``Face.reasons``
+    says which): don't trust the label."""
+    LOST = "lost"
+    """Not in this frame. It was there up to a second ago, and is sought; box, label and confidence are as they were in
+    the last frame that showed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +95,23 @@ class Face:
     probabilities: Mapping[str, float]
     """Calibrated, smoothed probability by label, in the bundle's order; sums to 1. Empty without a label."""
     state: FaceState
+    reasons: tuple[str, ...] = ()
+    """Why the state is ``low_quality``: of ``small``, ``dark``, ``bright``, ``flat``, ``blurred``, ``turned``, and
+    ``unconfirmed`` for a face that is followed while the detector no longer sees it."""
+
+    @property
+    def visible(self) -> bool:
+        """Whether this frame shows the face: every state but ``lost``."""
+        return self.state is not FaceState.LOST
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was seen in one frame. ``faces`` is empty when no face is in view: nothing is ever guessed."""
+    """What was seen in one frame.
+
+    Nothing is ever guessed: when no face is in view, ``faces`` is empty, or for up to a second holds those that just
+    went, with the state ``lost``.
+    """
 
     frame: int
     """The frame's index in its source."""
@@ -101,13 +120,20 @@ class Result:
     faces: tuple[Face, ...]
     """Ordered by id."""
     timings_ms: Mapping[str, float]
-    """Milliseconds by stage, in pipeline order."""
+    """Milliseconds by stage, in pipeline order; ``total`` is their sum. Stages of several frames may run at once."""
+    read_ns: int = 0
+    """Monotonic clock, nanoseconds, when the frame was read."""
+
+    @property
+    def age_ms(self) -> float:
+        """Milliseconds since the frame was read."""
+        return (time.monotonic_ns() - self.read_ns) / 1e6
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON types: one line of the JSONL output.
 
         Keys: ``frame``, ``captured_ns``, ``faces`` (``id``, ``box`` [x, y, width, height] in pixels, ``label``,
-        ``confidence``, ``probabilities`` by label, ``state``) and ``timings_ms`` by stage.
+        ``confidence``, ``probabilities`` by label, ``state``, ``reasons``) and ``timings_ms`` by stage.
         """
         return {
             "frame": self.frame,
@@ -120,6 +146,7 @@ class Result:
                     "confidence": round(face.confidence, 4),
                     "probabilities": {name: round(p, 4) for name, p in face.probabilities.items()},
                     "state": face.state.value,
+                    "reasons": list(face.reasons),
                 }
                 for face in self.faces
             ],

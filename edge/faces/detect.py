@@ -6,8 +6,10 @@ Around a face that is already known only a small region is searched, at the size
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -29,6 +31,18 @@ FIRST_SIGHT = 0.2
 """Score from which a face counts that was not known before. At the detector's own threshold of 0 it also takes folds of
 cloth for faces; on 22 faces of 36 to 108 pixels in crowded photographs the lowest score is 0.31. A known face is
 followed down to 0."""
+
+STALE = 3.2
+"""... around one seen some frames ago."""
+
+TIGHT = 1.6
+"""Side of the region in which a face that is followed is looked at again, as a multiple of the face's."""
+
+SNUG = 92
+"""Size, in pixels, to which it is brought for that: less than COMFORTABLE, since its size is known well."""
+
+GLIMPSE = -0.5
+"""Score down to which a followed face is taken for seen where it should be, if it also looks as it did."""
 
 SAME_FACE = 0.4
 """Two detections that overlap more than this (intersection over union) are one face."""
@@ -61,11 +75,18 @@ class FaceDetector:
         if not isinstance(min_face, int) or min_face < 20:
             raise OptionError(f"min_face is {min_face!r}; expected a whole number of pixels, 20 or more")
         try:
-            import dlib
+            import dlib  # noqa: F401 - what is stored needs it
         except ImportError as error:
             raise MissingPackageError("face detection needs dlib; type: pip install dlib-bin") from error
-        self._detector = dlib.get_frontal_face_detector()
+        self._detector = pickle.loads(_stored())
+        self.min_face = min_face
         self._scale = WINDOW / min_face
+        self.searched = 0
+        """Pixels searched so far, at the sizes searched: what time is spent in proportion to."""
+
+    def twin(self) -> FaceDetector:
+        """Another one like this: each may be used on one thread at a time."""
+        return FaceDetector(self.min_face)
 
     def find(self, grey: Grey) -> list[Detection]:
         """All faces in a frame, best first.
@@ -75,29 +96,53 @@ class FaceDetector:
         """
         return distinct(self._search(grey, self._scale, 0, 0, FIRST_SIGHT))
 
-    def find_near(self, grey: Grey, known: Sequence[Box]) -> list[Detection]:
+    def find_near(
+        self, grey: Grey, known: Sequence[Box], threshold: float = 0.0, region: float = REGION
+    ) -> list[Detection]:
         """The faces near known ones, best first; everything else in the frame is not looked at.
 
         Args:
             grey: uint8 (H, W).
             known: where the faces were in the frame before.
+            threshold: score from which a face counts.
+            region: side of what is searched around each, as a multiple of the face's.
         """
         found: list[Detection] = []
-        height, width = grey.shape
         for box in known:
-            reach = REGION * max(box.width, box.height) / 2
-            across, down = box.centre
-            left, top = max(0, int(across - reach)), max(0, int(down - reach))
-            region = grey[top : min(height, int(down + reach) + 1), left : min(width, int(across + reach) + 1)]
-            if region.size:
-                found += self._search(region, COMFORTABLE / max(box.width, box.height), left, top, 0.0)
+            found += self._around(grey, box, region, COMFORTABLE, threshold)
         return distinct(found)
+
+    def see(self, grey: Grey, box: Box) -> Detection | None:
+        """The face that should be just here, if it is: the detection that overlaps the box most.
+
+        Args:
+            grey: uint8 (H, W).
+            box: where it should be.
+
+        Returns:
+            A detection whose score is GLIMPSE or more and that overlaps the box by SAME_FACE or more; or None.
+        """
+        found = self._around(grey, box, TIGHT, SNUG, GLIMPSE)
+        best = max(found, key=lambda one: box.iou(one.box), default=None)
+        return best if best is not None and box.iou(best.box) >= SAME_FACE else None
+
+    def _around(self, grey: Grey, box: Box, region: float, size: float, threshold: float) -> list[Detection]:
+        height, width = grey.shape
+        side = max(box.width, box.height)
+        across, down = box.centre
+        left, top = max(0, int(across - region * side / 2)), max(0, int(down - region * side / 2))
+        right = min(width, int(across + region * side / 2) + 1)
+        bottom = min(height, int(down + region * side / 2) + 1)
+        if right <= left or bottom <= top:
+            return []
+        return self._search(grey[top:bottom, left:right], size / side, left, top, threshold)
 
     def _search(self, grey: Grey, scale: float, left: int, top: int, threshold: float) -> list[Detection]:
         if scale != 1:
             smoothing = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
             size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
             grey = np.asarray(cv2.resize(grey, size, interpolation=smoothing), np.uint8)
+        self.searched += grey.size
         boxes, scores, _ = self._detector.run(np.ascontiguousarray(grey), 0, threshold)
         return [
             Detection(
@@ -106,6 +151,14 @@ class FaceDetector:
             )
             for box, score in zip(boxes, scores, strict=True)
         ]
+
+
+@lru_cache(maxsize=1)
+def _stored() -> bytes:
+    """The detector as made by dlib in this process: to make one takes 0.3 s of a core, to copy it 1 ms."""
+    import dlib
+
+    return pickle.dumps(dlib.get_frontal_face_detector())
 
 
 def distinct(found: list[Detection]) -> list[Detection]:

@@ -13,6 +13,8 @@ _COLOURS = {
     FaceState.OK: (96, 200, 80),
     FaceState.WARMING_UP: (210, 170, 60),
     FaceState.UNCERTAIN: (150, 150, 150),
+    FaceState.LOW_QUALITY: (70, 130, 210),
+    FaceState.LOST: (90, 90, 90),
 }
 
 

@@ -1,0 +1,1 @@
+"""Measures what ships. Nothing imports this."""

@@ -1,0 +1,211 @@
+"""A face between two looks of the detector: carried along, held against itself, let go when it is not there."""
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.faces import follow
+from edge.faces.detect import FaceDetector
+from edge.faces.landmarks import Landmarks
+from edge.faces.watch import BRIDGED_NS, Watcher
+from edge.synthetic import SyntheticSource
+from edge.types import Box
+
+FRAME_NS = 40_000_000
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return FaceDetector()
+
+
+@pytest.fixture(scope="module", params=["68", "5"])
+def landmarks(request):
+    return Landmarks(request.param)
+
+
+@pytest.fixture(scope="module")
+def grey(portrait):
+    return cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY)
+
+
+def moved(grey, shift=(0, 0), turn=0.0, scale=1.0):
+    matrix = cv2.getRotationMatrix2D((224, 118), turn, scale)
+    matrix[:, 2] += shift
+    return cv2.warpAffine(grey, matrix, grey.shape[::-1], borderMode=cv2.BORDER_REPLICATE), matrix
+
+
+@pytest.mark.parametrize(
+    ("shift", "turn", "scale"), [((0, 0), 0, 1), ((9, -5), 0, 1), ((3, 2), 4, 1.05), ((-6, 8), -3, 0.96)]
+)
+def test_flow_carries_the_landmarks_along(grey, detector, landmarks, shift, turn, scale):
+    box = detector.find(grey)[0].box
+    points = landmarks.points(grey, box)
+    later, matrix = moved(grey, shift, turn, scale)
+    found = follow.motion(grey, later, points, box)
+    expected = points @ matrix[:, :2].T + matrix[:, 2]
+    assert np.abs(follow.move_points(points, found) - expected).max() < 1.0
+    x, y = follow.move_box(box, found).centre
+    u, v = matrix[:, :2] @ box.centre + matrix[:, 2]
+    assert abs(x - u) < 0.6
+    assert abs(y - v) < 0.6
+
+
+def test_a_large_face_moves_as_exactly(portrait, detector, landmarks):
+    large = cv2.cvtColor(cv2.resize(portrait, None, fx=3, fy=3), cv2.COLOR_BGR2GRAY)
+    box = detector.find(large)[0].box
+    points = landmarks.points(large, box)
+    later = np.roll(large, (9, 12), (0, 1))
+    found = follow.move_points(points, follow.motion(large, later, points, box))
+    assert found - points == pytest.approx(np.broadcast_to([12, 9], points.shape), abs=1.0)
+
+
+def test_nothing_to_follow_is_no_motion(grey, detector, landmarks):
+    box = detector.find(grey)[0].box
+    points = landmarks.points(grey, box)
+    noise = np.random.default_rng(0).integers(0, 256, grey.shape, dtype=np.uint8)
+    found = follow.motion(grey, noise, points, box)
+    if found is not None:
+        eyes = follow.move_points(landmarks.eyes(points), found)
+        here = follow.look(grey, landmarks.eyes(points))
+        assert follow.likeness(follow.look(noise, eyes), here) < 0.3
+
+
+def test_likeness_is_free_of_light_and_knows_another_place(grey, detector, landmarks):
+    eyes = landmarks.eyes(landmarks.points(grey, detector.find(grey)[0].box))
+    one = follow.look(grey, eyes)
+    assert follow.likeness(one, one) == pytest.approx(1)
+    dim = cv2.convertScaleAbs(grey, alpha=0.4, beta=20)
+    assert follow.likeness(one, follow.look(dim, eyes)) > 0.98
+    assert follow.likeness(one, follow.look(grey, eyes + np.float32(60))) < 0.4
+    assert follow.likeness(follow.look(np.full_like(grey, 90), eyes), one) == pytest.approx(0)
+
+
+def test_eyes_that_no_face_has():
+    box = Box(100, 100, 100, 100)
+    good = np.array([[130, 140], [170, 141]], np.float32)
+    assert follow.plausible(good, box)
+    assert not follow.plausible(good[::-1], box), "swapped"
+    assert not follow.plausible(good + np.float32([0, 45]), box), "too low"
+    assert not follow.plausible(np.array([[145, 140], [155, 140]], np.float32), box), "too close together"
+    assert not follow.plausible(np.array([[130, 140], [150, 190]], np.float32), box), "on end"
+
+
+def watch(frames, landmarks, every_ns=FRAME_NS, detector=None):
+    watcher = Watcher(detector or FaceDetector(), landmarks)
+    return [watcher.look(frame, index * every_ns) for index, frame in enumerate(frames)]
+
+
+def there(sightings):
+    return [one for one in sightings if one.eyes is not None]
+
+
+def test_a_face_that_vanishes_is_gone_in_that_very_frame(grey, landmarks):
+    view, _ = moved(grey)
+    empty = np.full_like(view, 120)
+    noise = np.random.default_rng(1).integers(90, 150, view.shape, dtype=np.uint8)
+    shoulders = view.copy()
+    shoulders[:300] = shoulders[300:301]
+    for nothing in (empty, noise, shoulders):
+        seen = watch([view] * 10 + [nothing] * 30, landmarks)
+        assert all(len(there(one)) == 1 for one in seen[:10])
+        assert not any(there(one) for one in seen[10:])
+        assert [len(one) for one in seen[10:]] == [1] * 25 + [0] * 5, "missed for a second, then forgotten"
+
+
+def test_a_face_that_leaves_slowly_leaves_no_ghost(portrait, landmarks):
+    """It slides out of the picture; once less than half of it is left, nothing is reported."""
+    wide = cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY)[20:300]
+    seen = watch([_slid(wide, 6 * step) for step in range(70)], landmarks)
+    centre = [224 - 6 * step for step in range(70)]
+    for sightings, x in zip(seen, centre, strict=True):
+        if x < -10:
+            assert not there(sightings), f"the face's middle is at {x}"
+    assert all(len(there(one)) == 1 for one, x in zip(seen, centre, strict=True) if x > 75)
+
+
+def _slid(picture, by):
+    return cv2.warpAffine(picture, np.float64([[1, 0, -by], [0, 1, 0]]), picture.shape[::-1], borderValue=90)
+
+
+def test_a_hand_before_the_face_hides_it(grey, landmarks):
+    """What covers the face is not the face, though it comes slowly and lies where the face was."""
+    frames = []
+    for step in range(40):
+        frame = grey.copy()
+        frame[max(0, 250 - 8 * step) : 260, 130:330] = 120
+        frames.append(frame)
+    seen = watch(frames, landmarks)
+    covered = [bool(there(one)) for one in seen]
+    assert all(covered[:8])
+    assert not any(covered[22:])
+
+
+def test_a_face_that_the_detector_misses_is_bridged_for_a_while(grey, landmarks):
+    """The real detector, made blind to what is not new: likeness and landmarks keep the face, but not for ever."""
+
+    class Blind(FaceDetector):
+        def see(self, grey, box):
+            return None
+
+        def find_near(self, grey, known, threshold=0.0, region=0.0):
+            return []
+
+    seen = watch([grey] * 40, landmarks, detector=Blind())
+    bridged = [bool(there(one)) for one in seen]
+    last = BRIDGED_NS // FRAME_NS
+    assert all(bridged[: last + 1])
+    assert not bridged[last + 2]
+    assert all(one.confirmed_ns == 0 for one in there(seen[last]))
+
+
+def test_landmarks_that_are_followed_lie_where_fitted_ones_do(landmarks):
+    source, detector = SyntheticSource(596, 336, 25), FaceDetector()
+    watcher = Watcher(detector, landmarks)
+    apart = []
+    for index in range(60):
+        grey = cv2.cvtColor(source.picture(index / 25), cv2.COLOR_BGR2GRAY)
+        (one,) = watcher.look(grey, index * FRAME_NS)
+        fitted = landmarks.eyes(landmarks.points(grey, detector.find(grey)[0].box))
+        apart.append(np.abs(one.eyes - fitted).max() / np.hypot(*(fitted[1] - fitted[0])))
+    assert np.median(apart) < 0.05
+    assert max(apart) < 0.15
+
+
+def test_the_cost_of_a_frame_is_flat():
+    """Pixels searched, which the detector's time is in proportion to: no frame costs much more than the others."""
+    source, watcher = SyntheticSource(596, 336, 25), Watcher(FaceDetector(), Landmarks("5"))
+    spent = []
+    for index in range(80):
+        before = watcher.searched[0]
+        watcher.look(cv2.cvtColor(source.picture(index / 25), cv2.COLOR_BGR2GRAY), index * FRAME_NS)
+        spent.append(watcher.searched[0] - before)
+    whole = 795 * 448
+    assert spent[0] == pytest.approx(whole, rel=0.01)
+    assert max(spent[1:]) < whole / 10
+    assert np.mean(spent[1:]) < whole / 25
+    beside = watcher.searched[1] / (80 / 25)
+    assert beside == pytest.approx(whole * 2.5, rel=0.2), "the whole frame is searched two and a half times a second"
+
+
+def test_rare_frames_are_each_confirmed(grey, landmarks):
+    """At two frames a second nothing is joined by flow: the detector sees each face in each frame."""
+    seen = watch([grey] * 6, landmarks, every_ns=500_000_000)
+    assert all(one.confirmed_ns == index * 500_000_000 for index, row in enumerate(seen) for one in there(row))
+    assert {one.id for row in seen for one in there(row)} == {1}
+
+
+def test_another_picture_size_is_another_view(grey, landmarks):
+    seen = watch([grey, grey, grey[:300], grey[:300]], landmarks)
+    assert [len(there(one)) for one in seen] == [1, 1, 1, 1]
+
+
+def test_a_twin_finds_the_same(grey, detector):
+    twin = detector.twin()
+    assert twin.find(grey) == detector.find(grey)
+    assert twin._detector is not detector._detector
+    import dlib
+
+    boxes, scores, _ = dlib.get_frontal_face_detector().run(grey, 0, 0.0)
+    found, again, _ = twin._detector.run(grey, 0, 0.0)
+    assert (list(boxes), list(scores)) == (list(found), list(again))

@@ -1,0 +1,106 @@
+"""The halves of the pipeline on two threads: the same results as one after the other, failures told, nothing left."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import edge
+from edge.camera import open_source
+from edge.faces.watch import LOOK_AROUND_NS
+
+
+def plain(result):
+    return json.dumps({**result.to_dict(), "timings_ms": None})
+
+
+def test_overlapped_and_one_after_the_other_give_the_same_bytes(make_clip):
+    path = make_clip(60)
+    with edge.Recognizer(path, landmarks="5") as recognizer:
+        overlapped = [plain(result) for result in recognizer]
+    with edge.Recognizer(landmarks="5") as recognizer:
+        one_by_one = [plain(recognizer.process(frame.image, frame.captured_ns)) for frame in open_source(path)]
+    assert overlapped == one_by_one
+    assert len(overlapped) == 60
+
+
+def test_a_slow_consumer_changes_nothing(make_clip):
+    path = make_clip(30)
+    with edge.Recognizer(path, landmarks="5") as recognizer:
+        quick = [plain(result) for result in recognizer]
+    with edge.Recognizer(path, landmarks="5") as recognizer:
+        slow = []
+        for result in recognizer:
+            time.sleep(0.02)
+            slow.append(plain(result))
+    assert slow == quick
+
+
+def test_the_halves_run_at_once(make_clip, monkeypatch):
+    """Each half is given 20 ms to wait: overlapped, a frame costs one of them and not both."""
+    with edge.Recognizer(make_clip(40), landmarks="5") as recognizer:
+        for half in ("look", "answer"):
+            whole = getattr(recognizer._pipeline, half)
+            monkeypatch.setattr(recognizer._pipeline, half, lambda one, whole=whole: (time.sleep(0.02), whole(one))[1])
+        results = iter(recognizer)
+        next(results)
+        begun = time.monotonic()
+        spent = sum(result.timings_ms["total"] for result in results) / 1e3
+        assert time.monotonic() - begun < 39 * 0.03 + spent
+
+
+def test_the_search_beside_the_frames_that_fails_is_told(make_clip, monkeypatch):
+    with edge.Recognizer(make_clip(60), landmarks="5") as recognizer:
+
+        def fail(grey):
+            raise RuntimeError("search broke")
+
+        monkeypatch.setattr(recognizer._pipeline.watcher._around, "find", fail)
+        seen = []
+        with pytest.raises(RuntimeError, match="search broke"):
+            for result in recognizer:
+                seen.append(result.frame)
+        assert seen[-1] <= 2 * LOOK_AROUND_NS / 40e6
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("edge-")]
+
+
+def test_what_a_consumer_raises_stops_the_threads(make_clip):
+    with pytest.raises(ZeroDivisionError):
+        with edge.Recognizer(make_clip(60), landmarks="5") as recognizer:
+            for result in recognizer:
+                if result.frame == 5:
+                    _ = 1 // 0
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("edge-")]
+
+
+def test_a_slow_consumer_of_a_camera_gets_the_newest(make_clip):
+    """Where frames may be dropped none waits for the consumer, before the first half or after it."""
+    with edge.Recognizer(make_clip(75), landmarks="5", drop="drop_oldest") as recognizer:
+        ages, frames = [], []
+        for result in recognizer:
+            ages.append(result.age_ms)
+            frames.append(result.frame)
+            time.sleep(0.4)
+        assert recognizer.dropped >= 75 - len(frames) - 2
+    assert len(frames) < 12
+    assert np.median(ages[1:-1]) < 250, "one that had waited for the consumer would be 400 ms old"
+
+
+def test_a_result_knows_its_age(make_clip):
+    with edge.Recognizer(make_clip(25), landmarks="5") as recognizer:
+        result = recognizer.latest(1000)
+        first = result.age_ms
+        time.sleep(0.05)
+        assert result.age_ms - first >= 50
+        assert 0 < first < 1000
+    with edge.Recognizer(landmarks="5") as recognizer:
+        assert recognizer.process(np.zeros((32, 32, 3), np.uint8), 5).age_ms < 1000
+
+
+def test_total_is_the_sum_of_the_stages(make_clip):
+    with edge.Recognizer(make_clip(10), landmarks="5") as recognizer:
+        for result in recognizer:
+            parts = sum(spent for stage, spent in result.timings_ms.items() if stage != "total")
+            assert result.timings_ms["total"] == pytest.approx(parts)
