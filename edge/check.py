@@ -38,15 +38,20 @@ def check_preprocessing(bundle: Bundle) -> list[Finding]:
     return findings
 
 
-def check_engine(bundle: Bundle, engine: Engine) -> list[Finding]:
+def check_engine(bundle: Bundle, engine: Engine, *, brief: bool = False) -> list[Finding]:
     """Golden tensors to logits, as the robot gets them: largest difference in calibrated probability, case by case.
 
     A bundle that sees windows is run image by image, through its encoders and its head.
+
+    Args:
+        bundle: opened.
+        engine: of that bundle.
+        brief: of a bundle that sees windows, one case will do: each is a window's work.
     """
     windows, allowed = Windows(engine), bundle.manifest.tolerances[engine.precision]
     what = f"{engine.backend} {engine.precision}"
     findings = []
-    for case in bundle.cases:
+    for case in bundle.cases[:1] if brief and bundle.manifest.streams else bundle.cases:
         logits = windows.stream(bundle.window(case))
         found = f"tensor -> probabilities, {what}, {case}"
         findings.append(_answers(bundle, found, logits, engine.precision, case, allowed))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -19,15 +20,17 @@ import numpy as np
 from edge import check
 from edge.bundle import Bundle
 from edge.camera import open_source
-from edge.engine import Engine, open_engine
-from edge.errors import ClosedError, OptionError, StaleResultError
+from edge.engine import Engine, open_engine, preferred
+from edge.errors import BundleError, ClosedError, OptionError, StaleResultError
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.mailbox import DropPolicy, Mailbox
 from edge.pipeline import Pipeline, Seen
 from edge.smooth import Smoothing
-from edge.source import Source, check_frame
+from edge.source import Source, SourceHealth, check_frame
 from edge.types import Frame, Result
+
+_LOG = logging.getLogger(__name__)
 
 READ_AHEAD = 4
 """Frames decoded ahead of the pipeline when nothing may be dropped."""
@@ -55,10 +58,12 @@ class Recognizer:
     results are those of doing one after the other.
 
     Args:
-        source: URI, path or camera number (see :mod:`edge.camera`); None when frames are handed to ``process``.
+        source: URI, path, camera number, any iterable of pictures, or a Source (see :mod:`edge.camera`); None when
+            frames are handed to ``process``.
         bundle: name or path; None is the default one.
         backend: ``auto``, ``onnxruntime`` or ``tensorrt``. Only ``auto`` chooses; the others run or raise.
-        precision: ``auto``, ``fp32``, ``fp16`` or ``int8``.
+        precision: ``auto``, ``fp32``, ``fp16`` or ``int8``; ``auto`` is the fastest that the bundle has and that gives
+            the bundle's own answers on this machine.
         landmarks: ``68`` or ``5`` (see :mod:`edge.faces.landmarks`).
         min_face: side of the smallest face to find, pixels; None is 60, and 40 for pictures.
         smoothing: how calm the output is; None is the default, and none at all for pictures.
@@ -71,12 +76,13 @@ class Recognizer:
         >>> with edge.Recognizer("file://clip.mp4") as recognizer:  # doctest: +SKIP
         ...     for result in recognizer:
         ...         for face in result.faces:
-        ...             print(face.id, face.label, face.confidence)
+        ...             if face.visible:
+        ...                 print(face.id, face.label, face.confidence)
     """
 
     def __init__(
         self,
-        source: str | int | os.PathLike[str] | None = None,
+        source: str | int | os.PathLike[str] | Iterable[object] | Source | None = None,
         *,
         bundle: str | os.PathLike[str] | None = None,
         backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto",
@@ -94,9 +100,8 @@ class Recognizer:
         try:
             self.policy, self._asked_to_wait = _policy(drop, self._source), drop is not None
             self.bundle = Bundle.open(bundle)
-            self.engine = open_engine(self.bundle, backend, precision)
             check.require(self.bundle, check.check_preprocessing(self.bundle))
-            check.require(self.bundle, check.check_engine(self.bundle, self.engine))
+            self.engine = _trusted(self.bundle, backend, precision)
             self._pipeline = Pipeline(
                 self.bundle,
                 self.engine,
@@ -187,7 +192,13 @@ class Recognizer:
     @property
     def dropped(self) -> int:
         """Frames read but never answered, because newer ones had arrived."""
-        return sum(mailbox.dropped for mailbox in self._running.mailboxes)
+        by_source = 0 if self._source is None else self._source.health.dropped
+        return by_source + sum(mailbox.dropped for mailbox in self._running.mailboxes)
+
+    @property
+    def health(self) -> SourceHealth | None:
+        """What happened to the source so far (see :class:`edge.source.SourceHealth`); None without a source."""
+        return None if self._source is None else self._source.health
 
     # -- the newest result, for a control loop ------------------------------------------------------------------------
 
@@ -260,6 +271,23 @@ class Recognizer:
         return self._source  # type: ignore[return-value]  # None only for process, which doesn't look
 
 
+def _trusted(bundle: Bundle, backend: str, precision: str) -> Engine:
+    """An engine that gives the bundle's own answers here; of ``auto``'s choices the first that does."""
+    choices = preferred(bundle) if precision == "auto" else (precision,)
+    for choice in choices:
+        engine = open_engine(bundle, backend, choice)
+        try:
+            check.require(bundle, check.check_engine(bundle, engine, brief=True))
+        except BundleError as error:
+            engine.close()
+            if choice == choices[-1]:
+                raise
+            _LOG.warning("%s is not used: %s", choice, error)
+            continue
+        return engine
+    raise AssertionError("a bundle has a precision")
+
+
 class _Running:
     """What must be stopped. It knows nothing of the recognizer, so that one that is dropped can be collected."""
 
@@ -285,11 +313,12 @@ class _Running:
     def close(self) -> None:
         self.stop.set()
         self.close_mailboxes()
+        # First the source: a thread that waits in it for a frame is let go by that.
+        if self._source is not None:
+            self._source.close()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(JOIN_TIMEOUT_S)
-        if self._source is not None:
-            self._source.close()
         self._beside.shutdown()
         self._engine.close()
 
@@ -297,11 +326,13 @@ class _Running:
 def _read(stop: threading.Event, source: Source, mailbox: Mailbox[Frame], paced: bool) -> None:
     """A thread: frames from the source into the mailbox, at the source's own speed where ``paced``."""
     try:
-        begun = time.monotonic_ns()
+        start_ns: int | None = None
         for frame in source:
             check_frame(frame.image)
             if paced:
-                if stop.wait(max(0, begun + frame.captured_ns - time.monotonic_ns()) / 1e9):
+                # Media time may begin anywhere.
+                start_ns = time.monotonic_ns() - frame.captured_ns if start_ns is None else start_ns
+                if stop.wait(max(0, start_ns + frame.captured_ns - time.monotonic_ns()) / 1e9):
                     break
                 frame = replace(frame, read_ns=time.monotonic_ns())
             if not mailbox.put(frame):

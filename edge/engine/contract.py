@@ -47,14 +47,14 @@ class Engine(ABC):
         """
         self.load(graph)
         facts = self.manifest.graphs[graph]
-        wanted = {spec.name: (spec.shape, spec.dtype) for spec in facts.inputs}
-        given = {name: (value.shape, value.dtype.name) for name, value in inputs.items()}
+        wanted = {spec.name: (spec.shape, np.dtype(spec.dtype)) for spec in facts.inputs}
+        given = {name: (value.shape, value.dtype) for name, value in inputs.items()}
         if given != wanted:
             raise BackendError(f"{self.manifest.name}: engine was given {given}; expected {wanted}")
         outputs = self._run(graph, inputs)
         for spec in facts.outputs:
             value = outputs.get(spec.name)
-            if value is None or value.shape != spec.shape or value.dtype.name != spec.dtype:
+            if value is None or value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
                 found = None if value is None else (value.shape, value.dtype.name)
                 raise BackendError(f"{self.manifest.name}: {graph} answered {spec.name} {found}; expected {spec.shape}")
             if not np.isfinite(value).all():

@@ -36,7 +36,8 @@ def draw(image: Image, result: Result) -> Image:
     for face in result.faces:
         _draw_bars(canvas, face, taken, scale)
     total = result.timings_ms.get("total", 0.0)
-    faces = f"{len(result.faces)} face{'' if len(result.faces) == 1 else 's'}" if result.faces else "no face"
+    count = sum(face.visible for face in result.faces)
+    faces = f"{count} face{'' if count == 1 else 's'}" if count else "no face"
     _text(
         canvas, f"frame {result.frame}   {faces}   {total:.1f} ms", (round(8 * scale), round(26 * scale)), scale * 0.8
     )

@@ -32,11 +32,11 @@ class Summary(Output):
             # The first frame's own time counts, the start of the program does not.
             self._begun = self._ended - result.timings_ms.get("total", 0.0) / 1e3
         self._frames += 1
-        self._with_face += bool(result.faces)
+        self._with_face += any(face.visible for face in result.faces)
         for face in result.faces:
             # Ids count up and are never used again.
             self._ids = max(self._ids, face.id)
-            if face.label is not None:
+            if face.visible and face.label is not None:
                 self._labels[face.label] += 1
         for stage, spent in result.timings_ms.items():
             self._times.setdefault(stage, deque(maxlen=KEPT)).append(spent)

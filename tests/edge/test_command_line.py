@@ -40,7 +40,7 @@ def test_a_clip_to_json_lines(make_clip, tmp_path):
     assert [row["frame"] for row in rows] == list(range(20))
     assert set(rows[0]) == {"frame", "captured_ns", "faces", "timings_ms"}
     face = rows[10]["faces"][0]
-    assert set(face) == {"id", "box", "label", "confidence", "probabilities", "state"}
+    assert set(face) == {"id", "box", "label", "confidence", "probabilities", "state", "reasons"}
     assert len(face["box"]) == 4
     assert face["probabilities"][face["label"]] == face["confidence"]
     assert "frames  20, a face in" in done.stderr
