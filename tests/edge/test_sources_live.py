@@ -396,15 +396,15 @@ def test_a_stage_that_raises_is_told_within_a_second(use, monkeypatch):
     script = Script(every_s=0.02, real=True)
     raised = []
     with recognizer(script) as watching:
-        process = watching._pipeline.process
+        look = watching._pipeline.look
 
         def fail(frame):
             if frame.index > 5:
                 raised.append(time.monotonic())
                 raise RuntimeError("stage broke")
-            return process(frame)
+            return look(frame)
 
-        monkeypatch.setattr(watching._pipeline, "process", fail)
+        monkeypatch.setattr(watching._pipeline, "look", fail)
         with pytest.raises(RuntimeError, match="stage broke"):
             if use == "iterate":
                 list(watching)
