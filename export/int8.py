@@ -498,6 +498,9 @@ def _quantise(model: onnx.ModelProto, ranges: Ranges, layers: Collection[str]) -
             tag = name if sum(one[0] == name for one in weights) == 0 else f"{name}_{len(weights)}"
             shift = numpy_helper.to_array(constants[bias]) if bias in constants else None
             integers, scale = _integers(numpy_helper.to_array(constants[name]), axis, shift, scales[node.input[0]])
+            if node.op_type == "Gemm" and axis == 0:
+                # A row an input, as integer kernels read it: both forms then keep the very same bytes.
+                integers, axis = np.ascontiguousarray(integers.T), 1
             parts = (f"{tag}_int8", f"{tag}_scale", f"{tag}_zero")
             made[parts[0]] = numpy_helper.from_array(integers, parts[0])
             made[parts[1]] = numpy_helper.from_array(scale, parts[1])
@@ -513,6 +516,9 @@ def _quantise(model: onnx.ModelProto, ranges: Ranges, layers: Collection[str]) -
         if node.name in layers:
             copy.input[0] = activation(node.input[0])
             copy.input[1], scale = weight(node)
+            for attribute in copy.attribute:
+                if node.op_type == "Gemm" and attribute.name == "transB":
+                    attribute.i = 0
             if len(node.input) > 2 and node.input[2] in constants:
                 step = np.float32(scales[node.input[0]]) * scale
                 shift = numpy_helper.to_array(constants[node.input[2]])

@@ -6,12 +6,10 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import TYPE_CHECKING
 
 import onnx
 import torch
-from torch import nn
 
 from edge.errors import EdgeError
 
@@ -26,46 +24,20 @@ class ExportError(EdgeError):
     """A network that can't become a graph, or a graph that isn't the network."""
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-@overload
-def to_onnx(part: Part) -> onnx.ModelProto: ...
-@overload
-def to_onnx(part: nn.Module, inputs: Sequence[_Named], outputs: Sequence[_Named]) -> bytes: ...
-def to_onnx(
-    part: Part | nn.Module, inputs: Sequence[_Named] = (), outputs: Sequence[_Named] = ()
-) -> onnx.ModelProto | bytes:
+def to_onnx(part: Part) -> onnx.ModelProto:
     """Export with batch 1, float32 and static shapes; the same weights give the same bytes.
 
     Args:
-        part: one of :func:`export.lower.lower`'s, or (until bundles are made of parts) a network in evaluation mode
-            that takes the inputs in order and returns one tensor.
-        inputs: names and shapes, of a network.
-        outputs: names and shapes, of a network.
+        part: one of :func:`export.lower.lower`'s.
 
     Returns:
-        Of a part the model, all weights inside it: more than 2 GiB of them can't be serialised as they are, see
-        :mod:`export.weights`. Of a network the ONNX file's bytes.
+        The model, all weights inside it: more than 2 GiB of them can't be serialised as they are, see
+        :mod:`export.weights`.
 
     Raises:
         ExportError: the network has an operation that has no ONNX form.
     """
-    if isinstance(part, nn.Module):
-        named_in, named_out = (tuple((one.name, tuple(one.shape)) for one in specs) for specs in (inputs, outputs))
-        return bytes(_exported(part, named_in, named_out).SerializeToString())
-    return _exported(part.module, part.inputs, part.outputs)
-
-
-def _exported(
-    module: nn.Module,
-    inputs: tuple[tuple[str, tuple[int, ...]], ...],
-    outputs: tuple[tuple[str, tuple[int, ...]], ...],
-) -> onnx.ModelProto:
+    module, inputs, outputs = part.module, part.inputs, part.outputs
     examples = tuple(torch.zeros(shape) for _, shape in inputs)
     # The exporter talks a lot, on three channels, about nothing the user can act on.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ from edge.__main__ import main as edge_main
 from edge.bundle import Bundle
 from edge.engine import open_engine
 from export.__main__ import main
-from export.lower import lower
+from export.lower import Part, lower
 from export.to_onnx import ExportError, to_onnx
 from train import checkpoint, loop
 from train.datasets import PICTURES
@@ -67,16 +67,14 @@ def test_no_trace_of_the_exporting_machine(exported):
 
 
 def test_every_rung_of_the_ladder_exports():
-    spec = cspp.inputs(cspp.Config())
-    output = (edge.bundle.TensorSpec("logits", (1, 7)),)
     import onnxruntime
 
     for variant in cspp.VARIANTS:
         for batch_norm in (False, True):
             torch.manual_seed(0)
             network = cspp.CSPP(cspp.Config(variant=variant, hidden=8, batch_norm=batch_norm)).eval()
-            graph = to_onnx(network, spec, output)
-            session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+            graph = to_onnx(lower(network, cspp.inputs(network.config)).part("window"))
+            session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
             face = np.random.default_rng(0).standard_normal((1, 1, 48, 48)).astype(np.float32)
             with torch.inference_mode():
                 wanted = network(torch.from_numpy(face)).numpy()
@@ -89,7 +87,7 @@ def test_what_cannot_be_exported_says_so():
             return torch.from_numpy(np.linalg.svd(face.numpy())[1])
 
     with pytest.raises(ExportError, match="can't be exported to ONNX"):
-        to_onnx(Odd(), cspp.inputs(cspp.Config()), (edge.bundle.TensorSpec("logits", (1, 7)),))
+        to_onnx(Part("window", Odd(), (("face", (1, 1, 48, 48)),), (("logits", (1, 7)),)))
 
 
 def test_bad_input_leaves_no_bundle(trained, exported, tmp_path, capsys):
