@@ -115,6 +115,7 @@ def export(
         manifest = kitchen.manifest(wishes.precisions)
         # Measured on the very bytes that will ship, in a first copy that is thrown away.
         trial = write(Path(place) / "trial", manifest, kitchen.members, golden)
+        _linted(trial)
         if "int8" in wishes.precisions:
             golden |= _answers(trial, "int8")
         say("measuring")
@@ -336,6 +337,14 @@ def _answers(trial: Bundle, precision: str) -> dict[str, Tensor]:
         assert logits is not None
         found[f"logits.{precision}/{case}"] = logits[None]
     return found
+
+
+def _linted(trial: Bundle) -> None:
+    """The files as they lie there, and where they say that their weights are; those for a CPU are not TensorRT's."""
+    for graph in trial.manifest.graphs.values():
+        for file in graph.files.values():
+            model = onnx.load(trial.where / file, load_external_data=False)
+            require(model, file, folder=trial.where)
 
 
 def _faithful(made: Figures) -> None:
