@@ -23,13 +23,14 @@ from edge.faces.detect import FaceDetector
 from edge.types import Tensor
 from edge.window import Windows
 from export.accuracy import agreement, measure
+from export.errors import ExportError
 from export.faces import gather
 from export.figures import Figures, figures
 from export.golden import golden_vectors
 from export.lint import require
 from export.lower import Lowered, Part, lower
 from export.precisions import Made, Streamed, eighths, halves
-from export.to_onnx import ExportError, to_onnx
+from export.to_onnx import to_onnx
 from export.weights import Weights
 from train.checkpoint import Checkpoint
 from train.models.dam_cnn import DAMCNN

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from export.to_onnx import ExportError
+from export.errors import ExportError
 
 Ranges = Mapping[str, float]
 """The magnitude that becomes 127, by the tensor's name, in its own unit; larger ones saturate. 0: all were 0."""

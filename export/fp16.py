@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.calibration import observe
-from export.to_onnx import ExportError
+from export.errors import ExportError
 
 LARGEST = 65504.0
 """The largest finite FP16 number."""

@@ -14,7 +14,7 @@ from edge.source import read_picture
 from edge.synthetic import FACE, PORTRAIT
 from edge.types import Image, Points, Tensor
 from edge.window import Cutter
-from export.to_onnx import ExportError
+from export.errors import ExportError
 
 SIDE = 192
 """Side of the golden pictures, pixels."""

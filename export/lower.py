@@ -29,7 +29,7 @@ from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edge.bundle import ANSWER, FEATURE, HEAD, WINDOW, InputSpec, Stream
-from export.to_onnx import ExportError
+from export.errors import ExportError
 from train.models.blocks import SpatialPyramidPooling
 from train.models.conv_lstm import ConvLSTM, ConvLSTMNetwork
 from train.models.cspp import CSPP

@@ -19,9 +19,12 @@ from edge.bundle import ANSWER, FEATURE, HEAD, WINDOW, Stream
 from edge.smooth import softmax
 from edge.types import Tensor
 from export.calibration import calibrate
+from export.equalise import equalise
+from export.errors import ExportError
 from export.fp16 import exceptions, to_fp16
-from export.int8 import equalise, for_cpu, quantisable, search
-from export.to_onnx import ExportError
+from export.int8 import quantisable
+from export.int8_cpu import for_cpu
+from export.search import search
 
 AGREEMENT = 0.99
 """Share of the windows kept for it on which INT8 must name the label that FP32 names; else layers stay high."""

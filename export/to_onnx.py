@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING
 import onnx
 import torch
 
-from edge.errors import EdgeError
+from export.errors import ExportError
 
 if TYPE_CHECKING:
     from export.lower import Part
 
 OPSET = 18
 """TensorRT 10.0's parser reads opsets 9 to 20; 18 is the lowest that torch's exporter writes without converting."""
-
-
-class ExportError(EdgeError):
-    """A network that can't become a graph, or a graph that isn't the network."""
 
 
 def to_onnx(part: Part) -> onnx.ModelProto:

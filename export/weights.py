@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto
 from onnx.numpy_helper import to_array
 
-from export.to_onnx import ExportError
+from export.errors import ExportError
 
 SMALLEST = 1024
 """Bytes from which on a tensor goes into the file; a graph keeps smaller ones, mostly shapes and biases."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge.errors import EdgeError
+from export.errors import ExportError
 
 Version = tuple[int, int]
 """Major and minor: (10, 3)."""
@@ -18,7 +18,7 @@ OLDEST: Version = (10, 3)
 NEWEST_MAJOR = 11
 
 
-class LintError(EdgeError):
+class LintError(ExportError):
     """A graph that TensorRT would refuse, or something that is no graph."""
 
 

@@ -13,8 +13,9 @@ from edge.__main__ import main as edge_main
 from edge.bundle import Bundle
 from edge.engine import open_engine
 from export.__main__ import main
+from export.errors import ExportError
 from export.lower import Part, lower
-from export.to_onnx import ExportError, to_onnx
+from export.to_onnx import to_onnx
 from train import checkpoint, loop
 from train.datasets import PICTURES
 from train.models import FAMILIES, cspp

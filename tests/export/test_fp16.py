@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 import onnxruntime
 
+from export.errors import ExportError
 from export.fp16 import exceptions, tensor_types, to_fp16, unfit
-from export.to_onnx import ExportError
 from train.models import FAMILIES, conv_lstm, cspp, dam_cnn, emotional_vlan, two_stream
 
 TOLERANCE = 5e-3

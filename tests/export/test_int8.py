@@ -16,9 +16,12 @@ from scipy.special import softmax
 from edge.bundle import DEFAULT, PACKAGED, Bundle
 from edge.preprocess import to_tensor
 from export.calibration import METHODS, Histogram, calibrate
+from export.equalise import equalise
+from export.errors import ExportError
 from export.fp16 import exceptions
-from export.int8 import Rules, equalise, for_cpu, quantisable, search, to_int8
-from export.to_onnx import ExportError
+from export.int8 import Rules, quantisable, to_int8
+from export.int8_cpu import for_cpu
+from export.search import search
 from train.datasets import PICTURES
 from train.models import FAMILIES, conv_lstm, dam_cnn, emotional_vlan
 

@@ -18,8 +18,9 @@ pytest.importorskip("onnxscript")
 import onnxruntime
 from torch import nn
 
+from export.errors import ExportError
 from export.lower import FEATURE, FixedPyramid, Lowered, Part, lower
-from export.to_onnx import ExportError, to_onnx
+from export.to_onnx import to_onnx
 from train.models import FAMILIES
 from train.models.blocks import SpatialPyramidPooling
 from train.models.emotional_vlan import VlanNetwork
