@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.calibration import observe
 from export.fp16 import tensor_types
 from export.int8 import RULES, Rules, quantisable
-from export.onnxgraph import COMMUTES, assembled, attribute_of, input_axis, output_axis, readers_of
+from export.onnxgraph import COMMUTES, assembled, attribute_of, input_axis, output_axis, plain, readers_of
 
 STRENGTH = 0.5
 """Of :func:`equalise`."""
@@ -108,13 +108,13 @@ def _rescalable(
         names = [name for name in node.input[1:] if name]
         return all(name in constants and len(readers[name]) == 1 for name in names)
 
-    def plain(node: onnx.NodeProto) -> bool:
+    def scalable(node: onnx.NodeProto) -> bool:
         if node.op_type == "Conv":
             return attribute_of(node, "group", 1) == 1
         return node.op_type == "Gemm" and plain(node)
 
     for node in model.graph.node:
-        if not (plain(node) and own(node)):
+        if not (scalable(node) and own(node)):
             continue
         region: dict[str, onnx.NodeProto] = {}
         sinks: list[tuple[onnx.NodeProto, str]] = []
@@ -130,7 +130,7 @@ def _rescalable(
                     open_names.extend(reader.output)
         if not whole or not sinks:
             continue
-        if not all(plain(sink) and own(sink) and sink.input[0] == name for sink, name in sinks):
+        if not all(scalable(sink) and own(sink) and sink.input[0] == name for sink, name in sinks):
             continue
         ordered = [one for one in model.graph.node if one.name in region]
         channels = _follow(model, node.output[0], ordered, [name for _, name in sinks], types)

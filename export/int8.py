@@ -62,8 +62,8 @@ def to_int8(
     """The same graph with INT8 where it pays, in the form that TensorRT wants.
 
     Scales are FP16 numbers in either case, and biases are rounded to the grid on which integer kernels add them, so
-    that the two forms of ``high`` and :func:`export.int8_cpu.for_cpu` hold the same integers. Tensors that meet in a Concat, or that
-    come from one tensor through operations of ``COMMUTES``, share the largest of their ranges.
+    that the two forms of ``high`` and :mod:`export.int8_cpu` hold the same integers. Tensors that meet in a Concat, or
+    that come from one tensor through operations of ``COMMUTES``, share the largest of their ranges.
 
     Args:
         model: fp32, static shapes, nodes with names. It is not changed.
