@@ -2,6 +2,7 @@
 #   make demo               the main job on a real face, with the runtime alone
 #   make test               style, types and all tests
 #   make test-runtime       the tests that a robot's installation can run (no torch), e.g. PYTHON=python3.10
+#   make soak               an hour's pictures of a camera that fails by script (minutes); make soak-short: seconds
 #   make train-face         train, export and check the default bundle (hours on a CPU)
 
 PYTHON ?= python3
@@ -9,11 +10,13 @@ RUNTIME ?= .venv
 DESKTOP ?= .venv-desktop
 # Where the CPU build of torch comes from another place, or a GPU build is wanted: make test TORCH=torch
 TORCH ?= torch==2.13.0
+# More options of the soak: make soak SOAK="--seed 1 --landmarks 5"
+SOAK ?=
 FER2013 ?= ../shared/data/fer2013
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-runtime lint train-face clean
+.PHONY: demo test test-runtime lint soak soak-short train-face clean
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
@@ -28,6 +31,12 @@ lint: $(DESKTOP)/.installed
 
 test-runtime: $(RUNTIME)/.installed-test
 	$(RUNTIME)/bin/python -m pytest tests/edge tests/test_*.py
+
+soak: $(RUNTIME)/.installed
+	$(RUNTIME)/bin/python -m benchmarks.soak $(SOAK)
+
+soak-short: $(RUNTIME)/.installed
+	$(RUNTIME)/bin/python -m benchmarks.soak --frames 4000 $(SOAK)
 
 train-face: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/python -m train cspp --recipe fer2013 --batch-norm --precision bf16-mixed \

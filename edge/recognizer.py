@@ -115,7 +115,7 @@ class Recognizer:
             if self._source is not None:
                 self._source.close()
             raise
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.RLock()  # a signal's handler may close in the middle of a frame
         self._running = _Running(self._source, self.engine, beside)
         self._newest = _Newest()
         # Whoever forgets to close leaves no thread behind, be it that the recognizer is dropped or that Python ends.
@@ -143,6 +143,7 @@ class Recognizer:
         picture = check_frame(image)
         self._begin("process")
         with self._one_at_a_time:
+            self._begin("process")  # it may have been closed while this call waited
             now = time.monotonic_ns() if captured_ns is None else _nanoseconds(captured_ns)
             if self._last_captured_ns is not None and now < self._last_captured_ns:
                 raise OptionError(
@@ -172,7 +173,11 @@ class Recognizer:
         seen = self._look(source, drops, paced=drops and not source.live)
         try:
             while (one := seen.get()) is not None:
-                yield one.frame, self._pipeline.answer(one)
+                with self._one_at_a_time:
+                    if self._use == "closed":
+                        break
+                    result = self._pipeline.answer(one)
+                yield one.frame, result
         finally:
             self._running.close_mailboxes()
         if self._use == "closed" and not source.live:
@@ -237,7 +242,13 @@ class Recognizer:
     def close(self) -> None:
         """Stop watching and release the source and the engine. May be called twice and from any thread."""
         self._use = "closed"
-        self._finalizer()
+        # A frame that is in the engine comes out of it first; one that is stuck there is not waited for long.
+        alone = self._one_at_a_time.acquire(timeout=JOIN_TIMEOUT_S)
+        try:
+            self._finalizer()
+        finally:
+            if alone:
+                self._one_at_a_time.release()
 
     def __enter__(self) -> Recognizer:
         return self
@@ -267,7 +278,8 @@ class Recognizer:
             raise OptionError(f"this recognizer is already in use by {self._use!r}; make another one for {use!r}")
         if use != "process" and self._source is None:
             raise OptionError("this recognizer has no source; give one, as in edge.Recognizer('file://clip.mp4')")
-        self._use = use
+        if self._use is None:  # never again, lest it open what is being closed on another thread
+            self._use = use
         return self._source  # type: ignore[return-value]  # None only for process, which doesn't look
 
 
