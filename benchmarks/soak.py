@@ -252,6 +252,9 @@ class Found:
     """Pictures before memory was watched."""
     slope_mb: float = math.nan
     """Growth of resident memory in 10,000 pictures, by least squares."""
+    later_mb: float = math.nan
+    """The same, of the second half of the samples alone: a leak grows on, what an allocator keeps does not. It is told
+    and not judged."""
     first_mb: float = math.nan
     """Resident memory after warming up."""
     last_mb: float = math.nan
@@ -374,6 +377,7 @@ def soak(
         found.health = source.health
     found.pictures, found.expected, found.warm_up = script.taken, plan.expected, plan.warm or script.taken
     found.slope_mb = slope(found.samples)
+    found.later_mb = slope(found.samples[len(found.samples) // 2 :])
     if found.samples:
         found.first_mb, found.last_mb = found.samples[0][1], found.samples[-1][1]
     found.peak_mb = resident_mb(peak=True)
@@ -419,7 +423,8 @@ def report(found: Found, breaches: Sequence[str]) -> str:
         "",
         f"memory         {found.first_mb:.1f} MB after {found.warm_up} pictures, {found.last_mb:.1f} at the end, "
         f"{found.peak_mb:.1f} at most",
-        f"growth         {found.slope_mb:+.3f} MB in 10,000 pictures ({len(found.samples)} samples)",
+        f"growth         {found.slope_mb:+.3f} MB in 10,000 pictures ({len(found.samples)} samples), "
+        f"{found.later_mb:+.3f} in the second half",
         "",
         *(f"BREACH         {breach}" for breach in breaches),
         f"verdict        {'breached' if breaches else 'held'}",
