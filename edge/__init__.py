@@ -31,7 +31,9 @@ from edge.errors import (
 if TYPE_CHECKING:
     from edge.bundle import Bundle
     from edge.mailbox import DropPolicy
+    from edge.once import recognize
     from edge.recognizer import Recognizer
+    from edge.replay import Replay
     from edge.smooth import Smoothing
     from edge.source import Source, SourceHealth, SourceState
     from edge.types import Box, Face, FaceState, Frame, Result
@@ -46,6 +48,8 @@ _LAZY = {
     "Bundle": "edge.bundle",
     "DropPolicy": "edge.mailbox",
     "Recognizer": "edge.recognizer",
+    "Replay": "edge.replay",
+    "recognize": "edge.once",
     "Smoothing": "edge.smooth",
     "Source": "edge.source",
     "SourceHealth": "edge.source",
@@ -73,6 +77,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Recognizer",
+    "Replay",
     "Result",
     "Smoothing",
     "Source",
@@ -80,6 +85,7 @@ __all__ = [
     "SourceHealth",
     "SourceState",
     "StaleResultError",
+    "recognize",
 ]
 
 
