@@ -162,14 +162,15 @@ class Recording:
     def _tensor(self, entry: Mapping[str, Any]) -> Tensor:
         at, size, dtype = int(entry["at"]), int(entry["bytes"]), np.dtype(entry["dtype"])
         shape = tuple(int(side) for side in entry["shape"])
-        if dtype.kind != "f" or not 0 < int(np.prod(shape, dtype=object)) * dtype.itemsize <= MOST_BYTES:
+        whole = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if dtype.kind != "f" or not 0 < whole <= MOST_BYTES:
             raise ValueError("not a tensor of a frame")
         with (self.folder / TENSORS).open("rb") as file:
             file.seek(at)
             data = file.read(size)
         if zlib.crc32(data) != entry["crc32"]:
             raise ValueError("not as it was recorded")
-        values = zlib.decompressobj().decompress(data, MOST_BYTES)
+        values = zlib.decompressobj().decompress(data, whole + 1)
         return np.frombuffer(values, dtype).reshape(shape)
 
     def _damaged(self, what: str) -> SourceError:
