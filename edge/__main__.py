@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="serve a page with the live picture, results and metrics (default: 127.0.0.1:8765; name SOURCE first)",
     )
+    run.add_argument(
+        "--budget-ms", type=float, metavar="MS", help="what a frame may cost; above it, less is done, and said"
+    )
     run.add_argument("--record", metavar="DIR", help="keep the run, lossless, for edge replay DIR; DIR must be empty")
     run.add_argument(
         "--record-private", action="store_true", help="record no picture, only boxes and what the network is given"
@@ -141,6 +144,7 @@ def _run(options: argparse.Namespace) -> int:
         landmarks=options.landmarks,
         min_face=options.min_face,
         record=options.record,
+        budget_ms=options.budget_ms,
         record_private=options.record_private or (options.privacy and options.record is not None),
     ) as recognizer:
         outputs: list[Output] = []

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from edge.budget import READ_HALF, READ_QUARTER, SEARCH_RARELY, Budget, SparedResult, Sparing
 from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.faces.quality import Limits, measure
-from edge.faces.watch import Apart, Sighting, Watcher
+from edge.faces.watch import Apart, Sighting
 from edge.smooth import Smoother, Smoothing
 from edge.types import Face, FaceState, Frame, Result, Tensor
 from edge.window import Crops, Cutter, Windows
@@ -55,6 +56,8 @@ class Seen:
     """Nanoseconds by stage."""
     kept: Mapping[int, Mapping[str, Tensor] | None] | None = None
     """From a recording without pictures: by id, of the faces that are there, what the engine was given."""
+    degraded: tuple[str, ...] = ()
+    """The steps of :mod:`edge.budget` that this frame is done with."""
 
 
 class Pipeline:
@@ -72,6 +75,7 @@ class Pipeline:
         limits: of the quality from which a face can be read.
         beside: runs the search for new faces; None runs it in line.
         recorder: is told of every frame and result.
+        budget: what a frame may cost; None is whatever it costs.
         clock: nanoseconds, for timings alone.
     """
 
@@ -87,6 +91,7 @@ class Pipeline:
         limits: Limits | None = None,
         beside: Executor | None = None,
         recorder: Recorder | None = None,
+        budget: Budget | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
@@ -94,7 +99,7 @@ class Pipeline:
         self._limits = limits or Limits()
         self._windows = Windows(engine)
         if detector is not None and landmarks is not None:
-            self.watcher = Apart(detector, landmarks) if always_search else Watcher(detector, landmarks, beside)
+            self.watcher = Apart(detector, landmarks) if always_search else Sparing(detector, landmarks, beside)
         else:
             self._windows.cutter = _Kept(manifest)
         self._stages = tuple(stage for stage in STAGES if stage != "flow" or self._windows.cutter.moves)
@@ -104,7 +109,9 @@ class Pipeline:
             self._smoother.forget_ns = round(manifest.window.gap_ms * 1e6)
         self._clock = clock
         self._said: dict[int, Face] = {}
-        self._recorder = recorder
+        self._recorder, self._budget = recorder, budget
+        self._streams = bool(manifest.streams)
+        self._turn = 0
         self.fed: dict[int, Mapping[str, Tensor] | None] = {}
         """What the engine was given in the last answer, by id; None for a face whose window took no image."""
 
@@ -135,9 +142,18 @@ class Pipeline:
         """
         return self.answer(self.look(frame))
 
-    def look(self, frame: Frame) -> Seen:
-        """The first half: who is there, where, and how well to be seen."""
+    def look(self, frame: Frame, degraded: tuple[str, ...] | None = None) -> Seen:
+        """The first half: who is there, where, and how well to be seen.
+
+        Args:
+            frame: the next one.
+            degraded: steps to do it with, as recorded; None is what the budget says.
+        """
         begun = self._clock()
+        if degraded is None:
+            degraded = self._budget.steps if self._budget is not None else ()
+        if isinstance(self.watcher, Sparing):
+            self.watcher.sparing = SEARCH_RARELY in degraded
         grey = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8)
         sightings = self.watcher.look(grey, frame.captured_ns)
         found = self._clock()
@@ -153,9 +169,10 @@ class Pipeline:
             tuple(sightings),
             problems,
             {"detect": found - begun - marking, "landmarks": self._clock() - found + marking},
+            degraded=degraded,
         )
         if self._recorder is not None:
-            self._recorder.looked(frame)
+            self._recorder.looked(frame, degraded)
         return seen
 
     def answer(self, seen: Seen) -> Result:
@@ -171,10 +188,16 @@ class Pipeline:
 
         faces = []
         self.fed = {}
+        self._turn += 1
         for one in seen.sightings:
             if one.id not in seen.problems:
                 if (before := self._said.get(one.id)) is not None:
                     faces.append(replace(before, state=FaceState.LOST, reasons=()))
+                continue
+            if self._rests(one.id, seen.degraded):
+                self.fed[one.id] = None
+                faces.append(self._face(one, None, seen.problems[one.id], now))
+                lap("smooth")
                 continue
             crops = self._crops(seen, one)
             lap("align")
@@ -190,16 +213,23 @@ class Pipeline:
         self._said = {face.id: face for face in faces}
         lap("smooth")
         spent["total"] = sum(spent.values())
-        result = Result(
-            frame.index,
-            frame.captured_ns,
-            tuple(faces),
-            {stage: nanoseconds / 1e6 for stage, nanoseconds in spent.items()},
-            frame.read_ns,
-        )
+        timings = {stage: nanoseconds / 1e6 for stage, nanoseconds in spent.items()}
+        result = Result(frame.index, now, tuple(faces), timings, frame.read_ns)
+        if seen.degraded:
+            result = SparedResult(frame.index, now, result.faces, timings, frame.read_ns, seen.degraded)
+        if self._budget is not None:
+            self._budget.spend(timings["total"])
         if self._recorder is not None:
             self._recorder.answered(seen, self.fed, result)
         return result
+
+    def _rests(self, face: int, degraded: tuple[str, ...]) -> bool:
+        """Whether what was said of a face stands for a frame: not of one that is new, or was away."""
+        before = self._said.get(face)
+        if self._streams or before is None or before.label is None or not before.visible:
+            return False
+        every = 4 if READ_QUARTER in degraded else 2 if READ_HALF in degraded else 1
+        return (self._turn + face) % every != 0
 
     def _crops(self, seen: Seen, one: Sighting) -> Crops:
         if seen.kept is not None:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edge import check
+from edge.budget import LADDER, Budget
 from edge.bundle import DEFAULT, Bundle, packaged
 from edge.camera import open_source
 from edge.engine import Engine, open_engine, preferred
@@ -73,6 +74,7 @@ class Recognizer:
         drop: what happens to frames when processing is slower; None waits for files and drops from cameras.
         record: folder in which to keep the run, so that :class:`edge.Replay` gives it again; it may not hold anything.
         record_private: keep no picture there, only the boxes and what the network is given.
+        budget_ms: what a frame may cost, milliseconds; where it costs more, less is done, see :mod:`edge.budget`.
 
     Raises:
         EdgeError: a source, bundle, backend or option that can't be used; every message says what to do.
@@ -99,6 +101,7 @@ class Recognizer:
         drop: DropPolicy | Literal["wait", "drop_oldest"] | None = None,
         record: str | os.PathLike[str] | None = None,
         record_private: bool = False,
+        budget_ms: float | None = None,
     ) -> None:
         if not isinstance(smoothing, Smoothing | None):
             raise OptionError(f"smoothing is {smoothing!r}; expected an edge.Smoothing")
@@ -106,11 +109,17 @@ class Recognizer:
             raise OptionError("record_private needs a folder to record to; give record='FOLDER' (--record FOLDER)")
         self._source: Source | None = None if source is None else open_source(source)
         apart = self._source is not None and not self._source.follows
+        budget: Budget | None = None
         beside = ThreadPoolExecutor(1, "edge-search")  # its thread starts with the first search
         self._recorder: Recorder | None = None
         try:
+            if budget_ms is not None and apart:
+                raise OptionError("budget_ms is for frames that follow one another; for pictures leave out --budget-ms")
             self.policy, self._asked_to_wait = _policy(drop, self._source), drop is not None
             self.bundle, self.engine = open_trusted(bundle, backend, precision)
+            if budget_ms is not None:
+                # A window's frames must come at its own rate: such a bundle has one step alone.
+                budget = Budget(budget_ms, LADDER[:1] if self.bundle.manifest.streams else LADDER)
             detector = FaceDetector(min_face if min_face is not None else 40 if apart else 60)
             marker, calm = Landmarks(landmarks), smoothing or (UNRELATED if apart else Smoothing())
             if record is not None:
@@ -140,6 +149,7 @@ class Recognizer:
                 always_search=apart,
                 beside=beside,
                 recorder=self._recorder,
+                budget=budget,
             )
         except BaseException:
             if self._source is not None:

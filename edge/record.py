@@ -136,8 +136,12 @@ class Recorder:
         self._writer = Thread(target=self._write, name="edge-record", daemon=True)
         self._writer.start()
 
-    def looked(self, frame: Frame) -> None:
+    def looked(self, frame: Frame, degraded: tuple[str, ...] = ()) -> None:
         """A frame that was searched for faces, whether or not it will be answered; the picture may not change later.
+
+        Args:
+            frame: as it was searched.
+            degraded: the steps of :mod:`edge.budget` that it was done with.
 
         Raises:
             OutputError: the recording can't go on, as on a full disk.
@@ -148,7 +152,7 @@ class Recorder:
             encoded = self._encoders.submit(_encode, frame.image)
         except RuntimeError:  # closed a moment ago
             return
-        self._put(lambda: self._frame(frame, encoded))
+        self._put(lambda: self._frame(frame, degraded, encoded))
 
     def answered(self, seen: Seen, fed: Mapping[int, Mapping[str, Tensor] | None], result: Result) -> None:
         """A frame's result; after :meth:`looked` of that frame.
@@ -215,7 +219,7 @@ class Recorder:
         finally:
             self._tasks.close()
 
-    def _frame(self, frame: Frame, encoded: Future[bytes]) -> None:
+    def _frame(self, frame: Frame, degraded: tuple[str, ...], encoded: Future[bytes]) -> None:
         data = encoded.result()
         path = self.folder / PICTURES / f"{self._count:08d}.png"
         try:
@@ -223,7 +227,7 @@ class Recorder:
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        self._index(frame, len(data), {"bytes": len(data), "crc32": zlib.crc32(data)})
+        self._index(frame, degraded, len(data), {"bytes": len(data), "crc32": zlib.crc32(data)})
 
     def _seen(self, seen: Seen, fed: Mapping[int, Mapping[str, Tensor] | None]) -> None:
         faces, size = [], 0
@@ -242,7 +246,7 @@ class Recorder:
                     "tensors": kept,
                 }
             )
-        self._index(seen.frame, size, {"faces": faces})
+        self._index(seen.frame, seen.degraded, size, {"faces": faces})
 
     def _tensor(self, tensor: Tensor) -> dict[str, Any]:
         file = self._files[TENSORS]
@@ -257,8 +261,10 @@ class Recorder:
             "dtype": tensor.dtype.name,
         }
 
-    def _index(self, frame: Frame, size: int, contents: Mapping[str, Any]) -> None:
+    def _index(self, frame: Frame, degraded: tuple[str, ...], size: int, contents: Mapping[str, Any]) -> None:
         entry = {"frame": frame.index, "captured_ns": frame.captured_ns, **contents}
+        if degraded:
+            entry["degraded"] = list(degraded)
         _append(self._files[FRAMES], json.dumps(entry, separators=(",", ":")).encode() + b"\n")
         if self._last is not None:
             self._missing += max(0, frame.index - self._last - 1)

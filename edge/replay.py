@@ -48,6 +48,8 @@ class Entry:
     index: int
     captured_ns: int
     contents: Mapping[str, Any]
+    degraded: tuple[str, ...] = ()
+    """The steps of :mod:`edge.budget` that it was done with."""
 
 
 class Recording:
@@ -88,7 +90,8 @@ class Recording:
         """
         for number, entry in enumerate(self._lines(FRAMES)):
             try:
-                one = Entry(number, int(entry["frame"]), int(entry["captured_ns"]), entry)
+                steps = tuple(str(step) for step in entry.get("degraded", ()))
+                one = Entry(number, int(entry["frame"]), int(entry["captured_ns"]), entry, steps)
             except _GARBLED as error:
                 raise self._damaged(f"line {number + 1} of {FRAMES} is garbled") from error
             yield one
@@ -128,7 +131,7 @@ class Recording:
             raise self._damaged(f"{TENSORS} can't be read ({error.strerror})") from error
         except _GARBLED as error:
             raise self._damaged(f"frame {entry.index} is not as it was recorded") from error
-        return Seen(self.frame(entry), tuple(sightings), problems, {"detect": 0, "landmarks": 0}, kept)
+        return Seen(self.frame(entry), tuple(sightings), problems, {"detect": 0, "landmarks": 0}, kept, entry.degraded)
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         try:
@@ -246,7 +249,7 @@ class Replay:
                     return
                 seen = recording.seen(entry)
             else:
-                seen = pipeline.look(recording.frame(entry))
+                seen = pipeline.look(recording.frame(entry), entry.degraded)
             if entry.index != following:
                 continue
             result = pipeline.answer(seen)
