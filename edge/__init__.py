@@ -7,6 +7,75 @@
                 print(face.id, face.label, face.confidence)
 
 Importing this package loads neither OpenCV, dlib nor an inference runtime: names are fetched when they are first used.
+
+Each public name in an example (tests run them):
+
+One picture, one call: :func:`recognize` gives a :class:`Result` of :class:`Face` s, each with a :class:`Box`, a label
+and a :class:`FaceState`.
+
+    >>> from edge.synthetic import PORTRAIT
+    >>> result = edge.recognize(PORTRAIT, landmarks="5")
+    >>> isinstance(result, edge.Result), [isinstance(face, edge.Face) for face in result.faces]
+    (True, [True])
+    >>> face = result.faces[0]
+    >>> face.label, face.state is edge.FaceState.OK, face.visible
+    ('happy', True, True)
+    >>> isinstance(face.box, edge.Box), edge.Box(x=0, y=0, width=10, height=10).iou(edge.Box(0, 0, 10, 5))
+    (True, 0.5)
+
+Frames of one's own, calmer or not (:class:`Smoothing`), with another bundle (:class:`Bundle`) or the newest frames of a
+file instead of all (:class:`DropPolicy`).
+
+    >>> calm = edge.Smoothing(time_constant_ms=300)
+    >>> with edge.Recognizer(landmarks="5", smoothing=calm) as recognizer:
+    ...     recognizer.process(np.zeros((48, 64, 3), np.uint8), captured_ns=0).faces
+    ()
+    >>> edge.Bundle.open().manifest.labels
+    ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
+    >>> with edge.Recognizer("synthetic://", landmarks="5", drop=edge.DropPolicy.DROP_OLDEST) as recognizer:
+    ...     recognizer.policy.value
+    'drop_oldest'
+
+A :class:`Source` of one's own gives :class:`Frame` s; :class:`SourceHealth` counts what happened to it, and
+:class:`SourceState` is what it does.
+
+    >>> class Black(edge.Source):
+    ...     def __iter__(self):
+    ...         yield edge.Frame(index=0, captured_ns=0, image=np.zeros((48, 64, 3), np.uint8))
+    >>> with edge.Recognizer(Black("black", fps=25), landmarks="5") as recognizer:
+    ...     [result.frame for result in recognizer]
+    [0]
+    >>> recognizer.health == edge.SourceHealth(state=edge.SourceState.CONNECTING)
+    True
+
+A run that was recorded is had again with :class:`Replay`; see there.
+
+Everything that goes wrong on purpose is an :class:`EdgeError`, told in one line.
+
+    >>> def told(error, *call, **options):
+    ...     try:
+    ...         call[0](*call[1:], **options)
+    ...     except error as one:
+    ...         return isinstance(one, edge.EdgeError) and str(one).isprintable()
+    >>> told(edge.OptionError, edge.Recognizer, min_face=1)
+    True
+    >>> told(edge.SourceError, edge.Recognizer, "no such clip.mp4")
+    True
+    >>> told(edge.BundleError, edge.Recognizer, bundle="no such bundle")
+    True
+    >>> told(edge.BackendError, edge.Recognizer, backend="tensorrt")
+    True
+    >>> told(edge.FrameError, edge.recognize, np.zeros((48, 64)))
+    True
+    >>> told(edge.ClosedError, recognizer.process, np.zeros((48, 64, 3), np.uint8))
+    True
+    >>> with edge.Recognizer("synthetic://?frames=2", landmarks="5") as recognizer:
+    ...     told(edge.StaleResultError, recognizer.latest, max_age_ms=0)
+    True
+    >>> issubclass(edge.MissingPackageError, ImportError)  # says what to install
+    True
+    >>> issubclass(edge.OutputError, edge.EdgeError)  # says that a disk is full
+    True
 """
 
 from __future__ import annotations
@@ -31,7 +100,9 @@ from edge.errors import (
 if TYPE_CHECKING:
     from edge.bundle import Bundle
     from edge.mailbox import DropPolicy
+    from edge.once import recognize
     from edge.recognizer import Recognizer
+    from edge.replay import Replay
     from edge.smooth import Smoothing
     from edge.source import Source, SourceHealth, SourceState
     from edge.types import Box, Face, FaceState, Frame, Result
@@ -46,6 +117,8 @@ _LAZY = {
     "Bundle": "edge.bundle",
     "DropPolicy": "edge.mailbox",
     "Recognizer": "edge.recognizer",
+    "Replay": "edge.replay",
+    "recognize": "edge.once",
     "Smoothing": "edge.smooth",
     "Source": "edge.source",
     "SourceHealth": "edge.source",
@@ -73,6 +146,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "Recognizer",
+    "Replay",
     "Result",
     "Smoothing",
     "Source",
@@ -80,6 +154,7 @@ __all__ = [
     "SourceHealth",
     "SourceState",
     "StaleResultError",
+    "recognize",
 ]
 
 

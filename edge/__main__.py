@@ -1,4 +1,4 @@
-"""``edge run | check | doctor``: the command line."""
+"""``edge run | replay | check | doctor``: the command line."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from edge.outputs.contract import Output
     from edge.recognizer import Recognizer
 
+EXIT_DIFFERS = 1
 EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (0, 2 for bad input, 130 when interrupted)."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0; 1 for a replay that is not what was recorded; 2 for bad input; 130 when interrupted.
+    """
     # FFmpeg and OpenCV print their own view of a bad file; ours is one line and says what to do.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -91,8 +96,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="serve a page with the live picture, results and metrics (default: 127.0.0.1:8765; name SOURCE first)",
     )
-    run.add_argument("--privacy", action="store_true", help="write and serve no picture at all")
+    run.add_argument(
+        "--budget-ms", type=float, metavar="MS", help="what a frame may cost; above it, less is done, and said"
+    )
+    run.add_argument("--record", metavar="DIR", help="keep the run, lossless, for edge replay DIR; DIR must be empty")
+    run.add_argument(
+        "--record-private", action="store_true", help="record no picture, only boxes and what the network is given"
+    )
+    run.add_argument("--privacy", action="store_true", help="write, record and serve no picture at all")
     run.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+
+    replay = commands.add_parser("replay", help="a recorded run once more", description="Run a recording again.")
+    replay.set_defaults(command=_replay)
+    replay.add_argument("recording", metavar="DIR", help="what edge run --record wrote")
+    replay.add_argument("--bundle", help="where the bundle lies now (default: where it was)")
+    replay.add_argument("--jsonl", metavar="FILE|-", help="write one JSON line a result")
+    replay.add_argument("--check", action="store_true", help="compare with what was recorded; status 1 if it differs")
 
     check = commands.add_parser("check", help="verify a bundle", description="Replay a bundle's golden vectors here.")
     check.set_defaults(command=_check)
@@ -124,6 +143,9 @@ def _run(options: argparse.Namespace) -> int:
         precision=options.precision,
         landmarks=options.landmarks,
         min_face=options.min_face,
+        record=options.record,
+        budget_ms=options.budget_ms,
+        record_private=options.record_private or (options.privacy and options.record is not None),
     ) as recognizer:
         outputs: list[Output] = []
         if options.jsonl is not None:
@@ -153,6 +175,51 @@ def _run(options: argparse.Namespace) -> int:
                         raise
         finally:
             _finish(outputs, whole, messages)
+    if options.record is not None:
+        print(f"{options.record} recorded; type: edge replay {options.record}", file=messages)
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from edge.outputs.jsonl import JsonLines
+    from edge.outputs.summary import Summary
+    from edge.replay import Replay, differs
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    messages = sys.stderr if options.jsonl == "-" else sys.stdout
+    with Replay(options.recording, bundle=options.bundle) as replay:
+        if options.check:
+            replay.require_same()
+        for one in replay.differences:
+            print(f"not as recorded: {one}", file=sys.stderr)
+        if replay.elsewhere is not None:
+            print(f"recorded on another processor: {replay.elsewhere}", file=sys.stderr)
+        if not replay.recording.whole:
+            print(f"{options.recording} was cut off; it is replayed as far as it goes", file=sys.stderr)
+        outputs: list[Output] = [] if options.jsonl is None else [JsonLines(options.jsonl)]
+        outputs += [] if options.check else [Summary()]
+        recorded, found, count, whole = replay.recording.results(), None, 0, False
+        try:
+            with contextlib.closing(_Progress(sys.stderr)) as progress:
+                for count, (frame, result) in enumerate(replay.with_frames(), 1):
+                    for output in outputs:
+                        output.write(frame, result)
+                    found = found or differs(result, next(recorded))
+                    if found is not None and options.check:
+                        break
+                    progress.show(count)
+            left = next(recorded, None) if found is None else None
+            if left is not None:
+                found = f"frame {left.get('frame')}: not replayed, recorded was a result"
+            whole = found is None or not options.check
+        finally:
+            _finish(outputs, whole, messages)
+    if not options.check:
+        return 0
+    if found is not None:
+        print(f"edge: {options.recording}: {found}", file=sys.stderr)
+        return EXIT_DIFFERS
+    print(f"{count} results, each as it was recorded", file=messages)
     return 0
 
 

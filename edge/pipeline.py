@@ -13,19 +13,24 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from edge.budget import READ_HALF, READ_QUARTER, SEARCH_RARELY, Budget, SparedResult, Sparing
 from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.faces.quality import Limits, measure
-from edge.faces.watch import Apart, Sighting, Watcher
+from edge.faces.watch import Apart, Sighting
 from edge.smooth import Smoother, Smoothing
-from edge.types import Face, FaceState, Frame, Result
-from edge.window import Windows
+from edge.types import Face, FaceState, Frame, Result, Tensor
+from edge.window import Crops, Cutter, Windows
+
+if TYPE_CHECKING:
+    from edge.record import Facts, Recorder
 
 STAGES = ("detect", "landmarks", "align", "flow", "infer", "smooth", "total")
 """Keys of ``Result.timings_ms``, in order; ``flow`` is there where the bundle wants motion. Those of a stage that runs
@@ -49,6 +54,10 @@ class Seen:
     """By id, of the faces that are there."""
     spent: Mapping[str, int]
     """Nanoseconds by stage."""
+    kept: Mapping[int, Mapping[str, Tensor] | None] | None = None
+    """From a recording without pictures: by id, of the faces that are there, what the engine was given."""
+    degraded: tuple[str, ...] = ()
+    """The steps of :mod:`edge.budget` that this frame is done with."""
 
 
 class Pipeline:
@@ -59,12 +68,14 @@ class Pipeline:
     Args:
         bundle: opened and verified.
         engine: of that bundle.
-        detector: finds faces.
-        landmarks: marks their eyes.
+        detector: finds faces; None where :meth:`answer` alone is called, with what a recording kept.
+        landmarks: marks their eyes; None likewise.
         smoothing: how calm the output is.
         always_search: for pictures that do not follow one another: search the whole of each, and know nobody again.
         limits: of the quality from which a face can be read.
         beside: runs the search for new faces; None runs it in line.
+        recorder: is told of every frame and result.
+        budget: what a frame may cost; None is whatever it costs.
         clock: nanoseconds, for timings alone.
     """
 
@@ -72,20 +83,25 @@ class Pipeline:
         self,
         bundle: Bundle,
         engine: Engine,
-        detector: FaceDetector,
-        landmarks: Landmarks,
+        detector: FaceDetector | None,
+        landmarks: Landmarks | None,
         smoothing: Smoothing,
         *,
         always_search: bool = False,
         limits: Limits | None = None,
         beside: Executor | None = None,
+        recorder: Recorder | None = None,
+        budget: Budget | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
         self._labels = manifest.labels
-        self.watcher = Apart(detector, landmarks) if always_search else Watcher(detector, landmarks, beside)
         self._limits = limits or Limits()
         self._windows = Windows(engine)
+        if detector is not None and landmarks is not None:
+            self.watcher = Apart(detector, landmarks) if always_search else Sparing(detector, landmarks, beside)
+        else:
+            self._windows.cutter = _Kept(manifest)
         self._stages = tuple(stage for stage in STAGES if stage != "flow" or self._windows.cutter.moves)
         self._smoother = Smoother(manifest.temperature, manifest.abstain_below, smoothing)
         if manifest.window is not None:
@@ -93,6 +109,30 @@ class Pipeline:
             self._smoother.forget_ns = round(manifest.window.gap_ms * 1e6)
         self._clock = clock
         self._said: dict[int, Face] = {}
+        self._recorder, self._budget = recorder, budget
+        self._streams = bool(manifest.streams)
+        self._turn = 0
+        self.fed: dict[int, Mapping[str, Tensor] | None] = {}
+        """What the engine was given in the last answer, by id; None for a face whose window took no image."""
+
+    @classmethod
+    def again(cls, facts: Facts, bundle: Bundle, engine: Engine) -> Pipeline:
+        """The pipeline of a recorded run, without its threads; of a private one the second half alone.
+
+        Args:
+            facts: of that run.
+            bundle: opened and verified.
+            engine: of that bundle.
+        """
+        return cls(
+            bundle,
+            engine,
+            None if facts.private else FaceDetector(facts.min_face),
+            None if facts.private else Landmarks(facts.landmarks),
+            facts.smoothing,
+            always_search=facts.apart,
+            limits=facts.limits,
+        )
 
     def process(self, frame: Frame) -> Result:
         """Everything about one frame.
@@ -102,9 +142,18 @@ class Pipeline:
         """
         return self.answer(self.look(frame))
 
-    def look(self, frame: Frame) -> Seen:
-        """The first half: who is there, where, and how well to be seen."""
+    def look(self, frame: Frame, degraded: tuple[str, ...] | None = None) -> Seen:
+        """The first half: who is there, where, and how well to be seen.
+
+        Args:
+            frame: the next one.
+            degraded: steps to do it with, as recorded; None is what the budget says.
+        """
         begun = self._clock()
+        if degraded is None:
+            degraded = self._budget.steps if self._budget is not None else ()
+        if isinstance(self.watcher, Sparing):
+            self.watcher.sparing = SEARCH_RARELY in degraded
         grey = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8)
         sightings = self.watcher.look(grey, frame.captured_ns)
         found = self._clock()
@@ -115,12 +164,16 @@ class Pipeline:
                 late = frame.captured_ns - one.confirmed_ns > UNCONFIRMED_NS
                 problems[one.id] = (*wrong, "unconfirmed") if late else wrong
         marking = self.watcher.marking_ns
-        return Seen(
+        seen = Seen(
             frame,
             tuple(sightings),
             problems,
             {"detect": found - begun - marking, "landmarks": self._clock() - found + marking},
+            degraded=degraded,
         )
+        if self._recorder is not None:
+            self._recorder.looked(frame, degraded)
+        return seen
 
     def answer(self, seen: Seen) -> Result:
         """The second half: what the network says of each face, smoothed over time."""
@@ -134,14 +187,22 @@ class Pipeline:
             spent[stage] += passed
 
         faces = []
+        self.fed = {}
+        self._turn += 1
         for one in seen.sightings:
-            if one.eyes is None:
+            if one.id not in seen.problems:
                 if (before := self._said.get(one.id)) is not None:
                     faces.append(replace(before, state=FaceState.LOST, reasons=()))
                 continue
-            crops = self._windows.cutter.cut(frame.image, one.eyes)
+            if self._rests(one.id, seen.degraded):
+                self.fed[one.id] = None
+                faces.append(self._face(one, None, seen.problems[one.id], now))
+                lap("smooth")
+                continue
+            crops = self._crops(seen, one)
             lap("align")
             tensors = self._windows.advance(one.id, crops, now)
+            self.fed[one.id] = tensors
             lap("flow" if "flow" in spent else "align")
             logits = None if tensors is None else self._windows.answer(one.id, tensors)
             lap("infer")
@@ -152,13 +213,29 @@ class Pipeline:
         self._said = {face.id: face for face in faces}
         lap("smooth")
         spent["total"] = sum(spent.values())
-        return Result(
-            frame.index,
-            frame.captured_ns,
-            tuple(faces),
-            {stage: nanoseconds / 1e6 for stage, nanoseconds in spent.items()},
-            frame.read_ns,
-        )
+        timings = {stage: nanoseconds / 1e6 for stage, nanoseconds in spent.items()}
+        result = Result(frame.index, now, tuple(faces), timings, frame.read_ns)
+        if seen.degraded:
+            result = SparedResult(frame.index, now, result.faces, timings, frame.read_ns, seen.degraded)
+        if self._budget is not None:
+            self._budget.spend(timings["total"])
+        if self._recorder is not None:
+            self._recorder.answered(seen, self.fed, result)
+        return result
+
+    def _rests(self, face: int, degraded: tuple[str, ...]) -> bool:
+        """Whether what was said of a face stands for a frame: not of one that is new, or was away."""
+        before = self._said.get(face)
+        if self._streams or before is None or before.label is None or not before.visible:
+            return False
+        every = 4 if READ_QUARTER in degraded else 2 if READ_HALF in degraded else 1
+        return (self._turn + face) % every != 0
+
+    def _crops(self, seen: Seen, one: Sighting) -> Crops:
+        if seen.kept is not None:
+            return seen.kept[one.id] or {}
+        assert one.eyes is not None
+        return self._windows.cutter.cut(seen.frame.image, one.eyes)
 
     def _face(self, one: Sighting, logits: np.ndarray | None, problems: tuple[str, ...], now: int) -> Face:
         said = self._smoother.update(one.id, logits, now, HARDLY if problems else 1.0)
@@ -171,3 +248,11 @@ class Pipeline:
         if problems:
             state = FaceState.LOW_QUALITY
         return Face(one.id, one.box, label, confidence, by_label, state, problems)
+
+
+class _Kept(Cutter):
+    """Where a recording kept what the engine was given, that stands in for the crops that it was made from."""
+
+    def tensors(self, crops: Crops, before: Crops | None) -> dict[str, Tensor]:
+        """The recorded tensors."""
+        return dict(crops)

@@ -10,22 +10,26 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
 from edge import check
-from edge.bundle import Bundle
+from edge.budget import LADDER, Budget
+from edge.bundle import DEFAULT, Bundle, packaged
 from edge.camera import open_source
 from edge.engine import Engine, open_engine, preferred
-from edge.errors import BundleError, ClosedError, OptionError, StaleResultError
+from edge.errors import BundleError, ClosedError, OptionError, OutputError, StaleResultError
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.mailbox import DropPolicy, Mailbox
+from edge.manifest import to_document
 from edge.pipeline import Pipeline, Seen
+from edge.record import Facts, Recorder
 from edge.smooth import Smoothing
 from edge.source import Source, SourceHealth, check_frame
 from edge.types import Frame, Result
@@ -68,16 +72,20 @@ class Recognizer:
         min_face: side of the smallest face to find, pixels; None is 60, and 40 for pictures.
         smoothing: how calm the output is; None is the default, and none at all for pictures.
         drop: what happens to frames when processing is slower; None waits for files and drops from cameras.
+        record: folder in which to keep the run, so that :class:`edge.Replay` gives it again; it may not hold anything.
+        record_private: keep no picture there, only the boxes and what the network is given.
+        budget_ms: what a frame may cost, milliseconds; where it costs more, less is done, see :mod:`edge.budget`.
 
     Raises:
         EdgeError: a source, bundle, backend or option that can't be used; every message says what to do.
 
     Example:
-        >>> with edge.Recognizer("file://clip.mp4") as recognizer:  # doctest: +SKIP
+        >>> with edge.Recognizer("synthetic://?frames=20", landmarks="5") as recognizer:
         ...     for result in recognizer:
         ...         for face in result.faces:
-        ...             if face.visible:
-        ...                 print(face.id, face.label, face.confidence)
+        ...             if face.visible and result.frame == 19:
+        ...                 print(face.id, face.label, face.state.value)
+        1 happy ok
     """
 
     def __init__(
@@ -91,32 +99,66 @@ class Recognizer:
         min_face: int | None = None,
         smoothing: Smoothing | None = None,
         drop: DropPolicy | Literal["wait", "drop_oldest"] | None = None,
+        record: str | os.PathLike[str] | None = None,
+        record_private: bool = False,
+        budget_ms: float | None = None,
     ) -> None:
         if not isinstance(smoothing, Smoothing | None):
             raise OptionError(f"smoothing is {smoothing!r}; expected an edge.Smoothing")
+        if record_private and record is None:
+            raise OptionError("record_private needs a folder to record to; give record='FOLDER' (--record FOLDER)")
         self._source: Source | None = None if source is None else open_source(source)
         apart = self._source is not None and not self._source.follows
+        budget: Budget | None = None
         beside = ThreadPoolExecutor(1, "edge-search")  # its thread starts with the first search
+        self._recorder: Recorder | None = None
         try:
+            if budget_ms is not None and apart:
+                raise OptionError("budget_ms is for frames that follow one another; for pictures leave out --budget-ms")
             self.policy, self._asked_to_wait = _policy(drop, self._source), drop is not None
-            self.bundle = Bundle.open(bundle)
-            check.require(self.bundle, check.check_preprocessing(self.bundle))
-            self.engine = _trusted(self.bundle, backend, precision)
+            self.bundle, self.engine = open_trusted(bundle, backend, precision)
+            if budget_ms is not None:
+                # A window's frames must come at its own rate: such a bundle has one step alone.
+                budget = Budget(budget_ms, LADDER[:1] if self.bundle.manifest.streams else LADDER)
+            detector = FaceDetector(min_face if min_face is not None else 40 if apart else 60)
+            marker, calm = Landmarks(landmarks), smoothing or (UNRELATED if apart else Smoothing())
+            if record is not None:
+                self._recorder = Recorder(
+                    record,
+                    Facts(
+                        private=record_private,
+                        source="process" if self._source is None else self._source.name,
+                        fps=self.fps,
+                        live=self.live,
+                        apart=apart,
+                        bundle=_named(bundle),
+                        digest=to_document(self.bundle.manifest)["digest"],
+                        backend=self.engine.backend,
+                        precision=self.engine.precision,
+                        landmarks=landmarks,
+                        min_face=detector.min_face,
+                        smoothing=calm,
+                    ),
+                )
             self._pipeline = Pipeline(
                 self.bundle,
                 self.engine,
-                FaceDetector(min_face if min_face is not None else 40 if apart else 60),
-                Landmarks(landmarks),
-                smoothing or (UNRELATED if apart else Smoothing()),
+                detector,
+                marker,
+                calm,
                 always_search=apart,
                 beside=beside,
+                recorder=self._recorder,
+                budget=budget,
             )
         except BaseException:
             if self._source is not None:
                 self._source.close()
+            if self._recorder is not None:
+                self._recorder.close()
             raise
         self._one_at_a_time = threading.RLock()  # a signal's handler may close in the middle of a frame
-        self._running = _Running(self._source, self.engine, beside)
+        self._running = _Running(self._source, self.engine, beside, self._recorder)
         self._newest = _Newest()
         # Whoever forgets to close leaves no thread behind, be it that the recognizer is dropped or that Python ends.
         self._finalizer = weakref.finalize(self, self._running.close)
@@ -150,6 +192,8 @@ class Recognizer:
                     f"captured_ns {now} is before the last frame's {self._last_captured_ns}; it may not go back"
                 )
             self._last_captured_ns = now
+            if self._recorder is not None:
+                picture = picture.copy()  # it is written later, when the caller may have changed it
             frame = Frame(self._next_index, now, picture, time.monotonic_ns())
             self._next_index += 1
             return self._pipeline.process(frame)
@@ -240,7 +284,11 @@ class Recognizer:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop watching and release the source and the engine. May be called twice and from any thread."""
+        """Stop watching and release the source and the engine. May be called twice and from any thread.
+
+        Raises:
+            OutputError: the recording could not be kept, and nobody was told yet.
+        """
         self._use = "closed"
         # A frame that is in the engine comes out of it first; one that is stuck there is not waited for long.
         alone = self._one_at_a_time.acquire(timeout=JOIN_TIMEOUT_S)
@@ -249,6 +297,8 @@ class Recognizer:
         finally:
             if alone:
                 self._one_at_a_time.release()
+        if self._recorder is not None:
+            self._recorder.settle()
 
     def __enter__(self) -> Recognizer:
         return self
@@ -256,7 +306,9 @@ class Recognizer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # What is on its way out already comes first.
+        with suppress(OutputError) if kind is not None else nullcontext():
+            self.close()
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -283,6 +335,26 @@ class Recognizer:
         return self._source  # type: ignore[return-value]  # None only for process, which doesn't look
 
 
+def open_trusted(
+    bundle: str | os.PathLike[str] | None, backend: str = "auto", precision: str = "auto"
+) -> tuple[Bundle, Engine]:
+    """A bundle and an engine of it, both found to give its golden answers here.
+
+    Raises:
+        EdgeError: a bundle, backend or precision that can't be used.
+    """
+    opened = Bundle.open(bundle)
+    check.require(opened, check.check_preprocessing(opened))
+    return opened, _trusted(opened, backend, precision)
+
+
+def _named(bundle: str | os.PathLike[str] | None) -> str:
+    """A bundle as it can be opened from any folder."""
+    if bundle is None or (isinstance(bundle, str) and bundle in packaged()):
+        return str(bundle or DEFAULT)
+    return str(Path(bundle).absolute())
+
+
 def _trusted(bundle: Bundle, backend: str, precision: str) -> Engine:
     """An engine that gives the bundle's own answers here; of ``auto``'s choices the first that does."""
     choices = preferred(bundle) if precision == "auto" else (precision,)
@@ -303,8 +375,8 @@ def _trusted(bundle: Bundle, backend: str, precision: str) -> Engine:
 class _Running:
     """What must be stopped. It knows nothing of the recognizer, so that one that is dropped can be collected."""
 
-    def __init__(self, source: Source | None, engine: Engine, beside: Executor) -> None:
-        self._source, self._engine, self._beside = source, engine, beside
+    def __init__(self, source: Source | None, engine: Engine, beside: Executor, recorder: Recorder | None) -> None:
+        self._source, self._engine, self._beside, self._recorder = source, engine, beside, recorder
         self._threads: list[threading.Thread] = []
         self.stop = threading.Event()
         self.mailboxes: list[Mailbox[Any]] = []
@@ -332,6 +404,8 @@ class _Running:
             if thread is not threading.current_thread():
                 thread.join(JOIN_TIMEOUT_S)
         self._beside.shutdown()
+        if self._recorder is not None:
+            self._recorder.close()
         self._engine.close()
 
 
