@@ -80,7 +80,8 @@ def test_sigterm_leaves_whole_lines_and_a_video_that_opens(tmp_path, preview):
     assert text.endswith("\n")
     frames = [json.loads(line)["frame"] for line in text.splitlines()]
     assert frames == list(range(len(frames)))
-    assert frames_in(video) == len(frames) > 0
+    # The stop may come between the two: then the line is there and the picture is not.
+    assert 0 < len(frames) - 1 <= frames_in(video) <= len(frames)
     assert sorted(path.name for path in tmp_path.iterdir()) == [lines.name, video.name], "nothing that looks whole"
 
 
