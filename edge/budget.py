@@ -10,13 +10,11 @@ import logging
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from edge.errors import OptionError
 from edge.faces.detect import Detection
 from edge.faces.watch import LOOK_AROUND_NS, Grey, Watcher, _Face
-from edge.types import Box, Result
+from edge.types import Box
 
 _LOG = logging.getLogger(__name__)
 
@@ -123,16 +121,3 @@ class Sparing(Watcher):
         if self.sparing and search is not None and now_ns - search.begun_ns < RARER * LOOK_AROUND_NS:
             return []
         return super()._searched(grey, now_ns, known)
-
-
-@dataclass(frozen=True, slots=True)
-class SparedResult(Result):
-    """A result that less was done for."""
-
-    degraded: tuple[str, ...] = ()
-    """The steps of :data:`LADDER` that it was done with."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """See :meth:`edge.Result.to_dict`, with a further key ``degraded``: a list of names."""
-        # slots make a new class, which super() does not know on Python 3.10.
-        return {**Result.to_dict(self), "degraded": list(self.degraded)}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from edge.budget import READ_HALF, READ_QUARTER, SEARCH_RARELY, Budget, SparedResult, Sparing
+from edge.budget import READ_HALF, READ_QUARTER, SEARCH_RARELY, Budget, Sparing
 from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.faces.detect import FaceDetector
@@ -214,9 +214,7 @@ class Pipeline:
         lap("smooth")
         spent["total"] = sum(spent.values())
         timings = {stage: nanoseconds / 1e6 for stage, nanoseconds in spent.items()}
-        result = Result(frame.index, now, tuple(faces), timings, frame.read_ns)
-        if seen.degraded:
-            result = SparedResult(frame.index, now, result.faces, timings, frame.read_ns, seen.degraded)
+        result = Result(frame.index, now, tuple(faces), timings, frame.read_ns, seen.degraded)
         if self._budget is not None:
             self._budget.spend(timings["total"])
         if self._recorder is not None:

@@ -123,6 +123,8 @@ class Result:
     """Milliseconds by stage, in pipeline order; ``total`` is their sum. Stages of several frames may run at once."""
     read_ns: int = 0
     """Monotonic clock, nanoseconds, when the frame was read."""
+    degraded: tuple[str, ...] = ()
+    """What was left out to keep to a budget (see :mod:`edge.budget`)."""
 
     @property
     def age_ms(self) -> float:
@@ -133,9 +135,10 @@ class Result:
         """The result as plain JSON types: one line of the JSONL output.
 
         Keys: ``frame``, ``captured_ns``, ``faces`` (``id``, ``box`` [x, y, width, height] in pixels, ``label``,
-        ``confidence``, ``probabilities`` by label, ``state``, ``reasons``) and ``timings_ms`` by stage.
+        ``confidence``, ``probabilities`` by label, ``state``, ``reasons``) and ``timings_ms`` by stage; ``degraded``, a
+        list of names, where something was left out.
         """
-        return {
+        said: dict[str, Any] = {
             "frame": self.frame,
             "captured_ns": self.captured_ns,
             "faces": [
@@ -152,3 +155,4 @@ class Result:
             ],
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
         }
+        return {**said, "degraded": list(self.degraded)} if self.degraded else said
