@@ -167,6 +167,8 @@ def test_a_signal_ends_it_soon_and_says_what_is_left(tmp_path, number):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # What a shell starts in the background ignores interrupts, and so does all that it starts in turn.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     partial = tmp_path / "out.partial.jsonl"
     deadline = time.monotonic() + 20
@@ -174,7 +176,10 @@ def test_a_signal_ends_it_soon_and_says_what_is_left(tmp_path, number):
         time.sleep(0.05)
     begun = time.monotonic()
     process.send_signal(number)
-    out, err = process.communicate(timeout=10)
+    try:
+        out, err = process.communicate(timeout=10)
+    finally:
+        process.kill()
     assert time.monotonic() - begun < 2
     assert process.returncode == 130
     assert "Traceback" not in err
