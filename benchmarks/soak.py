@@ -479,7 +479,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.frames < 1 or (options.seconds is not None and not options.seconds > 0):
         parser.error("--frames and --seconds must be above 0")
-    logging.getLogger("edge.sources.live").setLevel(logging.ERROR)  # each loss is meant, and counted
+    losses = logging.getLogger("edge.sources.live")
+    level = losses.level
+    losses.setLevel(logging.ERROR)  # each loss is meant, and counted
     progress = _Progress(options.frames)
     try:
         found = soak(
@@ -495,6 +497,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     finally:
         progress.close()
+        losses.setLevel(level)
     breaches = found.breaches(LIMIT_MB[options.landmarks])
     print(report(found, breaches))
     if options.json is not None:
