@@ -35,6 +35,9 @@ OURS = "68", "5"
 BUSY = 1.5
 """Load average from which the report says that the machine was not ours alone."""
 
+QUIET = 0.2
+"""Cores that other programs may keep busy without its being told."""
+
 INSTALL_S, RUN_S = 1800, 600
 """Seconds after which an installation and a run are given up."""
 
@@ -202,6 +205,7 @@ def measure(
     folder: Path,
     cores: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    wait_s: float = 0,
 ) -> dict[str, Any]:
     """Ours and every rival, in turns.
 
@@ -212,9 +216,12 @@ def measure(
         folder: where the rivals' environments are kept.
         cores: keep every process to so many of the machine's.
         tell: what is said on the way.
+        wait_s: how long to wait, before each run of a rival and the two of ours, for other programs to end.
 
     Returns:
-        ``rows`` by name, ``ratios`` (ours over the rival's speed, one a round, by ours and the rival) and ``failed``.
+        ``rows`` by name, ``ratios`` (ours over the rival's speed, one a round, by ours and the rival),
+        ``others`` (how many cores other programs kept busy in the worst of the three runs that a ratio comes from, one
+        a round, by the rival) and ``failed``.
 
     Raises:
         PeerError: ours could not be run.
@@ -229,6 +236,7 @@ def measure(
             failed[rival.name] = str(error)
     runs: dict[str, list[dict[str, Any]]] = {}
     ratios: dict[str, dict[str, list[float]]] = {}
+    others: dict[str, list[float]] = {}
     loads = [_load()]
 
     def ours(mode: str) -> dict[str, Any]:
@@ -242,6 +250,7 @@ def measure(
             name = f"{rival.name}, {mode}"
             if name in failed:
                 continue
+            wait_until_quiet(wait_s)
             order = OURS if number % 2 == 0 else OURS[::-1]
             speeds = {order[0]: ours(order[0])["fps"]}
             try:
@@ -252,6 +261,10 @@ def measure(
             finally:
                 speeds[order[1]] = ours(order[1])["fps"]
             runs.setdefault(name, []).append(theirs)
+            disturbed = max(
+                one["others"] for one in (theirs, *(runs[f"edge, {model} landmarks"][-1] for model in OURS))
+            )
+            others.setdefault(name, []).append(disturbed)
             for model, fps in speeds.items():
                 ratios.setdefault(f"edge, {model} landmarks", {}).setdefault(name, []).append(fps / theirs["fps"])
             tell(
@@ -274,9 +287,21 @@ def measure(
         "rounds": rounds,
         "rows": {name: figures(one) for name, one in runs.items()},
         "ratios": ratios,
+        "others": others,
         "failed": failed,
         "runs": runs,
     }
+
+
+def wait_until_quiet(seconds: float) -> bool:
+    """Wait until other programs keep less than QUIET cores busy for a second, and so long at most; was it so?"""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        begun, busy = time.monotonic(), _busy_s()
+        time.sleep(1)
+        if _busy_s() - busy < QUIET * (time.monotonic() - begun):
+            return True
+    return False
 
 
 def _busy_s() -> float:
@@ -318,10 +343,12 @@ def report(found: Mapping[str, Any]) -> str:
         f"Python {machine['python']}; load average {min(loads):.2f} to {max(loads):.2f}",
     ]
     if max(loads) > BUSY:
-        others = statistics.median(run["others"] for each in found["runs"].values() for run in each)
+        lines.append(f"load average above {BUSY}, to which the runs themselves add up to {some['cores']}")
+    disturbed = [run["others"] for each in found["runs"].values() for run in each]
+    if max(disturbed) >= QUIET:
         lines.append(
-            f"load average above {BUSY}; other programs kept {others:.2f} cores busy while a run lasted (median): "
-            "trust ratios before figures"
+            f"other programs kept {statistics.median(disturbed):.2f} cores busy while a run lasted (median), "
+            f"{max(disturbed):.2f} at most: trust ratios before figures"
         )
     lines += [
         "",
@@ -338,10 +365,14 @@ def report(found: Mapping[str, Any]) -> str:
         )
     lines += ["", "changes: of the label, in 100 frames; ours over theirs in frames a second, median (least to most):"]
     for ours, by_rival in found["ratios"].items():
-        lines += [
-            f"  {ours} / {name}: {statistics.median(each):.1f} ({min(each):.1f} to {max(each):.1f})"
-            for name, each in by_rival.items()
-        ]
+        for name, each in by_rival.items():
+            line = f"  {ours} / {name}: {statistics.median(each):.1f} ({min(each):.1f} to {max(each):.1f})"
+            calm = [ratio for ratio, others in zip(each, found["others"][name], strict=True) if others < QUIET]
+            if 0 < len(calm) < len(each):
+                line += (
+                    f"; in {len(calm)} of {len(each)} rounds that nothing else disturbed: {statistics.median(calm):.1f}"
+                )
+            lines.append(line)
     if "loop" in found:
         loop = found["loop"]
         alone = ", ".join(f"{name} {fps:.0f}" for name, fps in loop["alone_fps"].items())
@@ -366,6 +397,7 @@ def main(arguments: Sequence[str] | None = None, rivals: Sequence[Rival] = RIVAL
     parser.add_argument("--cores", type=int, default=2, metavar="N", help="keep each process to so many (2)")
     parser.add_argument("--environments", type=Path, default=_cache(), metavar="FOLDER", help="where rivals are kept")
     parser.add_argument("--loop-seconds", type=float, default=10, metavar="N", help="measure our loop's parts too (10)")
+    parser.add_argument("--wait", type=float, default=0, metavar="N", help="wait N s at most until others rest (0)")
     parser.add_argument("--json", metavar="FILE", help="write every figure there")
     options = parser.parse_args(arguments)
     asked = [name for name in options.rivals.split(",") if name]
@@ -385,7 +417,8 @@ def main(arguments: Sequence[str] | None = None, rivals: Sequence[Rival] = RIVAL
                 options.rounds,
                 options.environments.resolve(),
                 options.cores,
-                lambda line: print(line, file=sys.stderr),
+                lambda line: print(line, file=sys.stderr, flush=True),
+                options.wait,
             )
             if options.loop_seconds > 0:
                 found["loop"] = _parts(video, options.loop_seconds, folder)

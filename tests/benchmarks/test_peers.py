@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -202,19 +204,42 @@ def test_frames_without_a_label_change_nothing():
 
 
 def test_a_busy_machine_is_told():
+    one = run(30.0, [1, 2], ["sad", "sad"])
     found = {
         "video": "clip.mp4",
         "machine": {"name": "x86_64", "processor": "", "cores": 2, "python": "3.11"},
         "load_average": [0.2, 1.6],
-        "rounds": 1,
-        "rows": {"one": figures([run(30.0, [1, 2], ["sad", "sad"])])},
+        "rounds": 3,
+        "rows": {"one": figures([one])},
         "ratios": {"edge, 68 landmarks": {"one": [5.0, 7.0, 9.0]}},
+        "others": {"one": [0.5, 0.1, 0.0]},
         "failed": {},
-        "runs": {"one": [run(30.0, [1, 2], ["sad", "sad"])]},
+        "runs": {"one": [one]},
     }
-    assert "other programs kept 0.50 cores busy" in report(found)
-    assert "edge, 68 landmarks / one: 7.0 (5.0 to 9.0)" in report(found)
-    assert "busy" not in report({**found, "load_average": [0.2, 1.4]})
+    told = report(found)
+    assert "load average above 1.5" in told
+    assert "other programs kept 0.50 cores busy" in told
+    assert "edge, 68 landmarks / one: 7.0 (5.0 to 9.0); in 2 of 3 rounds that nothing else disturbed: 8.0" in told
+    calm = run(30.0, [1, 2], ["sad", "sad"], others=0.1)
+    told = report({**found, "load_average": [0.2, 1.4], "others": {"one": [0.1] * 3}, "runs": {"one": [calm]}})
+    assert "busy" not in told
+    assert "load average above" not in told
+    assert "one: 7.0 (5.0 to 9.0)\n" in told + "\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a machine does is told by Linux alone")
+def test_what_other_programs_do_is_seen():
+    code = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass"
+    busy = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        begun, spent = time.monotonic(), peers._busy_s()
+        assert not peers.wait_until_quiet(1.5)
+        assert peers._busy_s() - spent > 0.2
+        assert time.monotonic() - begun >= 1.5
+    finally:
+        busy.kill()
+        busy.wait()
+    assert not peers.wait_until_quiet(0)
 
 
 def test_every_rival_has_its_adapter():
