@@ -3,6 +3,7 @@
 #   make test               style, types and all tests
 #   make test-runtime       the tests that a robot's installation can run (no torch), e.g. PYTHON=python3.10
 #   make soak               an hour's pictures of a camera that fails by script (minutes); make soak-short: seconds
+#   make bench-loop         the loop's speed, memory and steadiness beside other packages' (gigabytes of those, once)
 #   make train-face         train, export and check the default bundle (hours on a CPU)
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ FER2013 ?= ../shared/data/fer2013
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-runtime lint soak soak-short train-face clean
+.PHONY: demo test test-runtime lint bench-loop soak soak-short train-face clean
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
@@ -38,6 +39,9 @@ soak: $(RUNTIME)/.installed
 soak-short: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python -m benchmarks.soak --frames 4000 $(SOAK)
 
+bench-loop: $(RUNTIME)/.installed
+	$(RUNTIME)/bin/python -m benchmarks.peers --environments .venv-rivals
+
 train-face: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/python -m train cspp --recipe fer2013 --batch-norm --precision bf16-mixed \
 		--data $(FER2013) --out runs/face --resume
@@ -46,7 +50,7 @@ train-face: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/edge check runs/face/bundle
 
 clean:
-	rm -rf $(RUNTIME) $(DESKTOP) out build dist *.egg-info
+	rm -rf $(RUNTIME) $(DESKTOP) .venv-rivals out build dist *.egg-info
 
 $(RUNTIME)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(RUNTIME)
