@@ -269,6 +269,7 @@ def measure(
                 ratios.setdefault(f"edge, {model} landmarks", {}).setdefault(name, []).append(fps / theirs["fps"])
             tell(
                 f"round {number + 1}, {name}: {theirs['fps']:.1f} frames/s; ours {speeds['68']:.0f}, {speeds['5']:.0f}"
+                f"; others kept {disturbed:.2f} cores busy"
             )
         if not pairs:
             for model in OURS:
