@@ -70,6 +70,7 @@ __all__ = [
     "Stream",
     "TensorSpec",
     "Window",
+    "cases_of",
     "contradiction",
     "packaged",
     "to_document",
@@ -145,7 +146,7 @@ class Bundle:
     @property
     def cases(self) -> tuple[str, ...]:
         """Names of the golden cases, sorted."""
-        return tuple(sorted(key.split("/", 1)[1] for key in self.golden if key.startswith("logits/")))
+        return cases_of(self.golden)
 
     def window(self, case: str) -> dict[str, Tensor]:
         """The inputs of the graph ``window`` in a golden case, by name."""
@@ -220,6 +221,11 @@ class Bundle:
         if place.offset + size > len(data):
             raise BundleError(f"{self.where}: {graph} wants more of {place.location} than there is; export it again")
         return data[place.offset : place.offset + size].view(dtype).reshape(place.shape)
+
+
+def cases_of(golden: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Names of the cases in golden vectors, sorted."""
+    return tuple(sorted(key.split("/", 1)[1] for key in golden if key.startswith("logits/")))
 
 
 def packaged() -> tuple[str, ...]:
@@ -349,7 +355,7 @@ def _check_golden(golden: Mapping[str, Tensor], manifest: Manifest, where: Path)
             f"{where}: labels {list(manifest.labels)} are not the ones the golden vectors were made with "
             f"({list(labels)}); export the bundle again"
         )
-    cases = [key.split("/", 1)[1] for key in golden if key.startswith("logits/")]
+    cases = cases_of(golden)
     frames = 1 if manifest.window is None else manifest.window.length
     forms: dict[str, tuple[tuple[int, ...], str]] = {
         key: ((1, len(manifest.labels)), "float32") for key in golden if key.startswith("logits.")

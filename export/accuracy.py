@@ -43,37 +43,37 @@ def predict(bundle: Bundle, engine: Engine, pictures: Examples) -> Logits:
     return np.concatenate([engine.run({spec.name: to_tensor(crop, spec)})[ANSWER] for crop in crops])
 
 
-def measure(bundle: Bundle, engine: Engine, corpus: str, data: Path) -> dict[str, Any]:
+def measure(bundle: Bundle, precisions: Sequence[str], corpus: str, data: Path) -> dict[str, dict[str, Any]]:
     """Figures on a corpus' test part, with and without the pictures that have a twin in its training part.
 
     Args:
         bundle: opened.
-        engine: of that bundle.
+        precisions: of that bundle.
         corpus: a name in ``train.datasets.PICTURES``.
         data: the corpus' folder, or the test part's file (then no training part is looked for).
+
+    Returns:
+        By precision; ``agreement`` is the share of the pictures on which the label is the first precision's, 0..1.
     """
     test = PICTURES[corpus](data, "test")
-    logits = predict(bundle, engine, test)
-    figures = summarise(logits, test.labels, test.names, bundle.manifest.temperature)
+    logits = {name: predict(bundle, open_engine(bundle, precision=name), test) for name in precisions}
+    first = logits[precisions[0]].argmax(1)
+    figures = {
+        name: {
+            **summarise(one, test.labels, test.names, bundle.manifest.temperature),
+            "agreement": float((one.argmax(1) == first).mean()),
+        }
+        for name, one in logits.items()
+    }
     if data.is_dir():
         try:
             alone = ~twins(test.arrays["face"], PICTURES[corpus](data, "train").arrays["face"])
         except EdgeError:
             return figures
-        figures["twins"] = int((~alone).sum())
-        figures["accuracy_without_twins"] = float((logits[alone].argmax(1) == test.labels[alone]).mean())
+        for name, one in figures.items():
+            one["twins"] = int((~alone).sum())
+            one["accuracy_without_twins"] = float((logits[name][alone].argmax(1) == test.labels[alone]).mean())
     return figures
-
-
-def agreement(bundle: Bundle, corpus: str, data: Path) -> dict[str, float]:
-    """By precision, the share of a corpus' test part on which the label is the first precision's, 0..1."""
-    test = PICTURES[corpus](data, "test")
-    labels = {
-        name: predict(bundle, open_engine(bundle, precision=name), test).argmax(1)
-        for name in bundle.manifest.precisions
-    }
-    first = labels[bundle.manifest.precisions[0]]
-    return {name: float((one == first).mean()) for name, one in labels.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         bundle = Bundle.open(options.bundle)
-        figures = measure(bundle, open_engine(bundle, precision=options.precision), options.corpus, options.data)
+        figures = measure(bundle, [options.precision], options.corpus, options.data)[options.precision]
     except EdgeError as error:
         print(f"accuracy: {error}", file=sys.stderr)
         return 2

@@ -16,13 +16,13 @@ import onnx
 import torch
 
 from edge import check
-from edge.bundle import PRECISIONS, Bundle, Graph, Manifest, TensorSpec, Window, write
+from edge.bundle import PRECISIONS, Bundle, Graph, Manifest, TensorSpec, Window, cases_of, write
 from edge.engine import open_engine
 from edge.errors import BundleError, OptionError
 from edge.faces.detect import FaceDetector
 from edge.types import Tensor
 from edge.window import Windows
-from export.accuracy import agreement, measure
+from export.accuracy import measure
 from export.errors import ExportError
 from export.faces import gather
 from export.figures import Figures, figures
@@ -110,8 +110,8 @@ def export(
             say(f"{part.role}: fp32")
             kitchen.first(part)
         kitchen.finish("fp32")
-        cases = [_case(golden, manifest, name) for name in _cases(golden)]
-        if len(wishes.precisions) > 1 or wishes.precisions != ("fp32",):
+        cases = [_case(golden, manifest, name) for name in cases_of(golden)]
+        if wishes.precisions != ("fp32",):
             kitchen.others(wishes.precisions, [*samples, *cases], samples)
         manifest = kitchen.manifest(wishes.precisions)
         # Measured on the very bytes that will ship, in a first copy that is thrown away.
@@ -124,13 +124,11 @@ def export(
         _faithful(made)
         metrics = {**manifest.metrics, "precisions": made.document()}
         if wishes.evaluate is not None:
-            for precision, share in agreement(trial, checkpoint.corpus, wishes.evaluate).items():
-                metrics["precisions"][precision]["test_agreement"] = share
-            for precision in wishes.precisions:
-                found = measure(trial, open_engine(trial, precision=precision), checkpoint.corpus, wishes.evaluate)
-                if precision == wishes.precisions[0]:
-                    metrics[f"{checkpoint.corpus} test part"] = found
+            measured = measure(trial, trial.manifest.precisions, checkpoint.corpus, wishes.evaluate)
+            for precision, found in measured.items():
+                metrics["precisions"][precision]["test_agreement"] = found.pop("agreement")
                 metrics["precisions"][precision]["accuracy"] = found["accuracy"]
+            metrics[f"{checkpoint.corpus} test part"] = measured[wishes.precisions[0]]
         return write(out, replace(manifest, metrics=metrics), kitchen.members, golden, verify=[replays])
 
 
@@ -319,10 +317,6 @@ class _Kitchen:
             tolerances={name: bound for name, bound in facts.tolerances.items() if name in ("tensor", *precisions)},
             data={**facts.data, "precisions": {one: self._records[one] for one in precisions if one in self._records}},
         )
-
-
-def _cases(golden: Mapping[str, Tensor]) -> list[str]:
-    return sorted(key.split("/", 1)[1] for key in golden if key.startswith("logits/"))
 
 
 def _case(golden: Mapping[str, Tensor], manifest: Manifest, name: str) -> dict[str, Tensor]:

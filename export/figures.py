@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.bundle import WINDOW, Bundle
+from edge.device import describe
 from edge.engine import Engine, open_engine
 from edge.smooth import softmax
 from edge.types import Tensor
@@ -37,8 +36,6 @@ class Figures:
     """Share of the windows on which the label is the network's, 0..1."""
     frame_ms: Mapping[str, float]
     """Time of what runs for a new frame of one face: encoders and head, or the whole network of a face."""
-    graph_ms: Mapping[str, Mapping[str, float]]
-    """The same, graph by graph."""
     window_ms: float
     """Time of the whole window at once, in the first precision."""
     megabytes: Mapping[str, float]
@@ -89,11 +86,10 @@ def figures(
         parity=parity,
         agreement=agreement,
         frame_ms={name: sum(times.values()) for name, times in graph_ms.items()},
-        graph_ms=graph_ms,
         window_ms=window_ms,
         megabytes={name: size(bundle, name) / 1e6 for name in engines},
         windows=len(windows),
-        machine=machine(),
+        machine=describe().processor,
     )
 
 
@@ -104,17 +100,6 @@ def size(bundle: Bundle, precision: str) -> int:
     if f"weights.{precision}.bin" in bundle.manifest.files:
         used.add(f"weights.{precision}.bin")
     return sum((bundle.where / name).stat().st_size for name in used)
-
-
-def machine() -> str:
-    """The processor's name."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.machine()
 
 
 def table(bundle: Bundle) -> str:

@@ -18,9 +18,9 @@ from typing import Any
 
 import cv2
 
+from edge.device import describe
 from edge.flow import named
 from edge.synthetic import SyntheticSource
-from export.figures import machine
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "cspp": {"batch_norm": True},
@@ -128,7 +128,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 f"| {first[0]} | {first[1]} | {precision} | {one['parity']:.0e} | {one['megabytes']:.1f} "
                 f"| {one['frame_ms']:.2f} | {one['share_of_fp32_time']:.2f} | {ratio} | {peak} |"
             )
-    lines += ["", f"ONNX Runtime's CPU provider, one thread, {machine()}."]
+    lines += ["", f"ONNX Runtime's CPU provider, one thread, {describe().processor}."]
     return "\n".join(lines)
 
 

@@ -129,7 +129,7 @@ def test_the_shipped_bundle_gives_its_own_number(shared):
     from export.accuracy import measure
 
     bundle = Bundle.open()
-    figures = measure(bundle, open_engine(bundle, precision="fp32"), "fer2013", shared / "fer2013")
+    figures = measure(bundle, ["fp32"], "fer2013", shared / "fer2013")["fp32"]
     claimed = bundle.manifest.metrics["fer2013 test part"]
     assert figures["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
     assert figures["accuracy"] >= 0.60
