@@ -12,9 +12,6 @@ from collections import deque
 from collections.abc import Sequence
 
 from edge.errors import OptionError
-from edge.faces.detect import Detection
-from edge.faces.watch import LOOK_AROUND_NS, Grey, Watcher, _Face
-from edge.types import Box
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,14 +20,12 @@ SEARCH_RARELY, READ_HALF, READ_QUARTER = "search_rarely", "read_half", "read_qua
 LADDER = (SEARCH_RARELY, READ_HALF, READ_QUARTER)
 """In the order in which they are taken; each holds those before it.
 
-``search_rarely``: the whole frame is searched for new faces three times more rarely, be somebody known or not. A new
-face shows later; those that are known are followed as ever. ``read_half``, ``read_quarter``: the network reads a known
-face in every second or fourth frame alone; between, what was said stands. Not for a bundle that sees windows: its
-frames must come at its own rate, and what it makes of them holds its motion too.
+``search_rarely``: the whole frame is searched for new faces three times more rarely (:data:`edge.faces.watch.RARER`),
+be somebody known or not. A new face shows later; those that are known are followed as ever. ``read_half``,
+``read_quarter``: the network reads a known face in every second or fourth frame alone; between, what was said stands.
+Not for a bundle that sees windows: its frames must come at its own rate, and what it makes of them holds its motion
+too.
 """
-
-RARER = 3
-"""How much more rarely ``search_rarely`` searches."""
 
 JUDGED = 15
 """Frames whose mean decides that too much is spent: half a second of a camera's."""
@@ -99,25 +94,3 @@ class Budget:
         )
         self.steps = self._ladder[:depth]
         self._last.clear()
-
-
-class Sparing(Watcher):
-    """A watcher that may be told to search the whole frame more rarely; else it is one like any."""
-
-    sparing = False
-    """Whether it is told so now."""
-    _rested = 0
-
-    def _newcomers(self, grey: Grey, now_ns: int, faces: Sequence[_Face]) -> list[_Face]:
-        if self.sparing and not faces and not self._tracker.tracks:
-            self._rested = (self._rested + 1) % RARER
-            if self._rested:
-                self._search = None
-                return []
-        return super()._newcomers(grey, now_ns, faces)
-
-    def _searched(self, grey: Grey, now_ns: int, known: Sequence[Box]) -> list[Detection]:
-        search = self._search
-        if self.sparing and search is not None and now_ns - search.begun_ns < RARER * LOOK_AROUND_NS:
-            return []
-        return super()._searched(grey, now_ns, known)

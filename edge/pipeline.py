@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from edge.budget import READ_HALF, READ_QUARTER, SEARCH_RARELY, Budget, Sparing
+from edge.budget import READ_HALF, READ_QUARTER, SEARCH_RARELY, Budget
 from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.faces.quality import Limits, measure
-from edge.faces.watch import Apart, Sighting
+from edge.faces.watch import Apart, Sighting, Watcher
 from edge.smooth import Smoother, Smoothing
 from edge.types import Face, FaceState, Frame, Result, Tensor
 from edge.window import Crops, Cutter, Windows
@@ -99,7 +99,7 @@ class Pipeline:
         self._limits = limits or Limits()
         self._windows = Windows(engine)
         if detector is not None and landmarks is not None:
-            self.watcher = Apart(detector, landmarks) if always_search else Sparing(detector, landmarks, beside)
+            self.watcher = Apart(detector, landmarks) if always_search else Watcher(detector, landmarks, beside)
         else:
             self._windows.cutter = _Kept(manifest)
         self._stages = tuple(stage for stage in STAGES if stage != "flow" or self._windows.cutter.moves)
@@ -152,7 +152,7 @@ class Pipeline:
         begun = self._clock()
         if degraded is None:
             degraded = self._budget.steps if self._budget is not None else ()
-        if isinstance(self.watcher, Sparing):
+        if isinstance(self.watcher, Watcher):
             self.watcher.sparing = SEARCH_RARELY in degraded
         grey = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8)
         sightings = self.watcher.look(grey, frame.captured_ns)

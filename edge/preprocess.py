@@ -6,6 +6,9 @@ Two steps, so that training data which comes as crops can enter at the second:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +35,11 @@ def face_crop(image: Image, eyes: Points, spec: InputSpec) -> Image:
     if spec.colour == "rgb":
         return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), np.uint8)
     return crop
+
+
+def crop_specs(inputs: Sequence[InputSpec]) -> dict[str, InputSpec]:
+    """How each input's face is cut, by its name: motion is between grey crops of the flow's own size and alignment."""
+    return {one.name: replace(one, colour="grey") if one.kind == "flow" else one for one in inputs}
 
 
 def to_tensor(crop: Image, spec: InputSpec) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edge.bundle import ANSWER, FEATURE, HEAD, Manifest, Stream
 from edge.engine import Engine
 from edge.flow import flow, flow_image, named
-from edge.preprocess import face_crop, to_tensor
+from edge.preprocess import crop_specs, face_crop, to_tensor
 from edge.types import Image, Points, Tensor
 
 ON_TIME = 0.75
@@ -33,8 +33,7 @@ class Cutter:
     """Frames to crops, and crops to the network's tensors, one image at a time."""
 
     def __init__(self, manifest: Manifest) -> None:
-        # Motion is between crops of the flow's own size and alignment, in grey.
-        self._cut = {s.name: replace(s, colour="grey") if s.kind == "flow" else s for s in manifest.inputs}
+        self._cut = crop_specs(manifest.inputs)
         self._specs = manifest.inputs
         facts = dict(manifest.flow or {})
         self._method = named(facts.pop("name"), **facts) if facts else None
@@ -100,7 +99,7 @@ class _Memory:
 
     entered_ns: int
     crops: Crops
-    rings: dict[str, _Rings] = field(default_factory=dict)
+    rings: dict[str, _Rings]
 
 
 class Windows:

@@ -42,7 +42,7 @@ from edge.faces.landmarks import MODELS, Landmarks
 from edge.faces.track import Tracker
 from edge.flow import Method, flow_image, named
 from edge.flow import flow as motion
-from edge.preprocess import face_crop
+from edge.preprocess import crop_specs, face_crop
 from edge.source import DEFAULT_FPS, check_frame, read_picture
 from edge.types import Box, Frame, Image, Points
 from train.cluster import Map
@@ -459,8 +459,7 @@ class _Worker:
     def _sequence(self, frames: Iterator[Frame]) -> dict[str, Pixels]:
         """Crops of every frame, then the examples' choice of them."""
         plan, follower = self._plan, _Follower(*self._loaded)
-        # Motion is between crops of the flow's own size and alignment, in grey.
-        specs = {s.name: replace(s, colour="grey") if s.kind == "flow" else s for s in plan.inputs}
+        specs = crop_specs(plan.inputs)
         crops: dict[str, list[Pixels]] = {name: [] for name in specs}
         for image, eyes in follower.follow(frames):
             for name, spec in specs.items():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
-from edge.bundle import WINDOW, Bundle
+from edge.bundle import WINDOW, Bundle, TensorSpec
 from edge.errors import BackendError, BundleError
 from edge.types import Tensor
+
+_Forms = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Shape and dtype by name."""
 
 
 class Engine(ABC):
@@ -29,7 +32,8 @@ class Engine(ABC):
             raise BundleError(f"{bundle.where}: no {precision} graph in this bundle; it has {there}")
         self.precision = precision
         self.bundle, self.manifest = bundle, bundle.manifest
-        self._loaded: set[str] = set()
+        self._loaded: dict[str, tuple[_Forms, _Forms]] = {}
+        """By graph that is loaded: the forms of its inputs and of its outputs."""
 
     def run(self, inputs: Mapping[str, Tensor], graph: str = WINDOW) -> dict[str, Tensor]:
         """Run a graph once.
@@ -46,19 +50,18 @@ class Engine(ABC):
             BundleError: the bundle has no such graph in this precision.
         """
         self.load(graph)
-        facts = self.manifest.graphs[graph]
-        wanted = {spec.name: (spec.shape, np.dtype(spec.dtype)) for spec in facts.inputs}
+        wanted, answers = self._loaded[graph]
         given = {name: (value.shape, value.dtype) for name, value in inputs.items()}
         if given != wanted:
             raise BackendError(f"{self.manifest.name}: engine was given {given}; expected {wanted}")
         outputs = self._run(graph, inputs)
-        for spec in facts.outputs:
-            value = outputs.get(spec.name)
-            if value is None or value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
+        for name, (shape, dtype) in answers.items():
+            value = outputs.get(name)
+            if value is None or value.shape != shape or value.dtype != dtype:
                 found = None if value is None else (value.shape, value.dtype.name)
-                raise BackendError(f"{self.manifest.name}: {graph} answered {spec.name} {found}; expected {spec.shape}")
+                raise BackendError(f"{self.manifest.name}: {graph} answered {name} {found}; expected {shape}")
             if not np.isfinite(value).all():
-                raise BackendError(f"{self.manifest.name}: {graph} answered NaN or infinity in {spec.name}")
+                raise BackendError(f"{self.manifest.name}: {graph} answered NaN or infinity in {name}")
         return outputs
 
     def load(self, *graphs: str) -> None:
@@ -71,7 +74,8 @@ class Engine(ABC):
         for graph in graphs or self.manifest.running:
             if graph not in self._loaded:
                 self._load(graph)
-                self._loaded.add(graph)
+                facts = self.manifest.graphs[graph]
+                self._loaded[graph] = _forms(facts.inputs), _forms(facts.outputs)
 
     @abstractmethod
     def _load(self, graph: str) -> None:
@@ -83,3 +87,7 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing that needs it
         """Release what the backend holds. May be called twice."""
+
+
+def _forms(specs: Sequence[TensorSpec]) -> _Forms:
+    return {spec.name: (spec.shape, np.dtype(spec.dtype)) for spec in specs}

@@ -58,6 +58,9 @@ FAINT = 0.2
 FAMILIAR = 0.4
 """From this likeness on, a faint detection where somebody is missed is that person."""
 
+RARER = 3
+"""How much more rarely the whole frame is searched by a watcher that is told to be sparing."""
+
 BRIDGED_NS = 1_000_000_000
 """A face is followed for this long without the detector; then it counts as gone."""
 
@@ -162,6 +165,9 @@ class Watcher:
         self._count = 0
         self._search: _Search | None = None
         self._unlike_ns: int | None = None
+        self._rested = 0
+        self.sparing = False
+        """Whether to search the whole frame more rarely, see ``RARER``."""
         self.marking_ns = 0
         """Nanoseconds that the last frame's landmarks took."""
 
@@ -252,6 +258,11 @@ class Watcher:
 
     def _newcomers(self, grey: Grey, now_ns: int, faces: Sequence[_Face]) -> list[_Face]:
         """Faces in this frame that are not followed."""
+        if self.sparing and not faces and not self._tracker.tracks:
+            self._rested = (self._rested + 1) % RARER
+            if self._rested:
+                self._search = None
+                return []
         known = [face.box for face in faces]
         here = {face.id for face in faces}
         missed = [t for t in self._tracker.tracks if t.id not in here and now_ns - t.seen_ns <= SOUGHT_NS]
@@ -306,7 +317,7 @@ class Watcher:
         found: list[Detection] = []
         search = self._search
         if search is not None:
-            if now_ns - search.begun_ns < LOOK_AROUND_NS:
+            if now_ns - search.begun_ns < (RARER * LOOK_AROUND_NS if self.sparing else LOOK_AROUND_NS):
                 return []
             for detection in search.result():
                 if any(_one(detection.box, box) for box in (*search.known, *known)):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import edge
-from edge.budget import JUDGED, LADDER, PATIENCE, RARER, RESTED, Budget
+from edge.budget import JUDGED, LADDER, PATIENCE, RESTED, Budget
 from edge.bundle import Bundle
 from edge.engine.onnxruntime import OnnxRuntimeEngine
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
+from edge.faces.watch import RARER
 from edge.pipeline import Pipeline
 from edge.smooth import Smoothing
 from edge.synthetic import SyntheticSource
