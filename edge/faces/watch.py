@@ -5,8 +5,9 @@ box; every third frame the detector looks at just that place, and every third th
 small upright picture of the face is held against the last one that the detector confirmed; where they differ, the
 detector looks at once. A face that neither shows is not there: nothing is made up.
 
-For faces that are new the whole frame is searched beside all this, on a thread of its own where there is one. What it
-finds is taken up at a set age of the frame, not when it happens to be ready, so a replay gives the same faces.
+For faces that are new whatever changed in the frame is searched beside all this, on a thread of its own where there is
+one, and now and then all of it. What it finds is taken up at a set age of the frame, not when it happens to be ready,
+so a replay gives the same faces.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.faces import follow
+from edge.faces.changes import Changes
 from edge.faces.detect import FIRST_SIGHT, GLIMPSE, STALE, Detection, FaceDetector, distinct
 from edge.faces.landmarks import Landmarks
 from edge.faces.track import STRANGER, Track, Tracker
 from edge.types import Box, Points
 
 LOOK_AROUND_NS = 400_000_000
-"""The whole frame is searched this often while somebody is known, and what was found is taken up this much later: a
-new face shows after at most twice this time."""
+"""What changed in the frame is searched this often while somebody is known, and what was found is taken up this much
+later: a new face shows after at most twice this time."""
 
 ROUND = 3
 """Frames in a round: in the first the detector looks at a followed face, in the second its landmarks are fitted anew,
@@ -156,7 +159,9 @@ class Watcher:
 
     def __init__(self, detector: FaceDetector, landmarks: Landmarks, beside: Executor | None = None) -> None:
         self._detector, self._landmarks, self.beside = detector, landmarks, beside
-        self._around = detector.twin()
+        # Whole frames are searched by one detector, whoever asks: it keeps room for the largest picture it has seen.
+        self._wholes = detector.twin()
+        self._changes = Changes(detector.min_face)
         self._tracker = Tracker()
         self._faces: dict[int, _Face] = {}
         self._confirmed: dict[int, int] = {}
@@ -173,8 +178,8 @@ class Watcher:
 
     @property
     def searched(self) -> tuple[int, int]:
-        """Pixels that the detector searched so far: in line with the frames, and beside them."""
-        return self._detector.searched, self._around.searched
+        """Pixels searched so far: around known places, and in whole frames (or what changed of them)."""
+        return self._detector.searched, self._wholes.searched
 
     def look(self, grey: Grey, now_ns: int) -> list[Sighting]:
         """The faces of one frame, and those missed since a moment ago.
@@ -186,7 +191,8 @@ class Watcher:
         if self._before is not None and self._before.shape != grey.shape:
             # Another picture size is another view: what lay where says nothing.
             self._faces.clear()
-            self._before = self._search = None
+            self._before = None
+            self._drop_search()
         self.marking_ns = 0
         joined = self._before is not None and now_ns - self._before_ns <= STRIDE_NS
         faces = [face for face in self._faces.values() if self._still_there(face, grey, now_ns, joined)]
@@ -261,7 +267,7 @@ class Watcher:
         if self.sparing and not faces and not self._tracker.tracks:
             self._rested = (self._rested + 1) % RARER
             if self._rested:
-                self._search = None
+                self._drop_search()
                 return []
         known = [face.box for face in faces]
         here = {face.id for face in faces}
@@ -269,8 +275,8 @@ class Watcher:
         found: list[Detection] = []
         faint: follow.Look | None = None
         if not known and not missed:
-            self._search = None
-            found = self._detector.find(grey)
+            self._drop_search()
+            found = self._wholes.find(grey)
         else:
             found = self._searched(grey, now_ns, known)
             if missed:
@@ -325,8 +331,17 @@ class Watcher:
                 # It was there a moment ago, and may have moved; what counts is this frame.
                 near = self._detector.find_near(grey, [detection.box], region=STALE)
                 found += [one for one in near if one.score >= FIRST_SIGHT]
-        self._search = _Search(lambda: self._around.find(grey), self.beside, now_ns, list(known))
+        region = self._changes.region(grey, known)
+        find = partial(self._wholes.find, grey, region) if region is not None else list
+        self._search = _Search(find, self.beside, now_ns, list(known))
         return found
+
+    def _drop_search(self) -> None:
+        """Its outcome is of no use any more; what it searched counts as not searched."""
+        if self._search is not None:
+            self._search.drop()
+            self._search = None
+        self._changes.forget()
 
     # -- what is told -------------------------------------------------------------------------------------------------
 
@@ -358,6 +373,11 @@ class _Search:
 
     def result(self) -> list[Detection]:
         return self._found if self._future is None else self._future.result()
+
+    def drop(self) -> None:
+        """Not wanted any more; afterwards it no longer runs."""
+        if self._future is not None and not self._future.cancel():
+            self._future.result()
 
 
 def _same(found: Detection, alike: float, least: float) -> bool:

@@ -125,12 +125,12 @@ def test_the_whole_frame_is_searched_more_rarely():
 
     blank = [np.full((240, 320, 3), 90, np.uint8)] * 30
     often, rarely = searched(blank, ()), searched(blank, LADDER[:1])
-    assert rarely[0] * RARER == often[0]
+    assert rarely[1] * RARER == often[1]
     face = [frame.image for frame in frames(90)]
     often, rarely = searched(face, ()), searched(face, LADDER[:1])
     whole = 240 * 320
-    assert often[1] // whole == 1 + math.floor(88 * 0.04 / 0.4)
-    assert rarely[1] // whole == 1 + math.floor(88 * 0.04 / (RARER * 0.4))
+    assert often[1] // whole == 2 + math.floor(88 * 0.04 / 0.4)
+    assert rarely[1] // whole == 2 + math.floor(88 * 0.04 / (RARER * 0.4))
 
 
 def test_a_step_that_is_needed_at_once_again_is_kept_longer():

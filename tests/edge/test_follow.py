@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edge.faces import follow
-from edge.faces.detect import FaceDetector
+from edge.faces.detect import STORED, FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.faces.watch import BRIDGED_NS, Watcher
 from edge.synthetic import SyntheticSource
@@ -180,12 +180,14 @@ def test_the_cost_of_a_frame_is_flat():
         before = watcher.searched[0]
         watcher.look(cv2.cvtColor(source.picture(index / 25), cv2.COLOR_BGR2GRAY), index * FRAME_NS)
         spent.append(watcher.searched[0] - before)
+        if index == 0:
+            first = watcher.searched[1]
     whole = 795 * 448
-    assert spent[0] == pytest.approx(whole, rel=0.01)
-    assert max(spent[1:]) < whole / 10
-    assert np.mean(spent[1:]) < whole / 25
+    assert first == pytest.approx(whole, rel=0.01)
+    assert max(spent) < whole / 10
+    assert np.mean(spent) < whole / 25
     beside = watcher.searched[1] / (80 / 25)
-    assert beside == pytest.approx(whole * 2.5, rel=0.2), "the whole frame is searched two and a half times a second"
+    assert beside < 1.2 * whole * 2.5, "the whole frame is searched two and a half times a second at most"
 
 
 def test_rare_frames_are_each_confirmed(grey, landmarks):
@@ -204,8 +206,14 @@ def test_a_twin_finds_the_same(grey, detector):
     twin = detector.twin()
     assert twin.find(grey) == detector.find(grey)
     assert twin._detector is not detector._detector
+
+
+def test_the_stored_detector_is_dlibs_own(grey, detector, tmp_path):
     import dlib
 
-    boxes, scores, _ = dlib.get_frontal_face_detector().run(grey, 0, 0.0)
-    found, again, _ = twin._detector.run(grey, 0, 0.0)
+    own = dlib.get_frontal_face_detector()
+    own.save(str(tmp_path / "own.svm"))
+    assert (tmp_path / "own.svm").read_bytes() == STORED.read_bytes()
+    boxes, scores, _ = own.run(grey, 0, 0.0)
+    found, again, _ = detector._detector.run(grey, 0, 0.0)
     assert (list(boxes), list(scores)) == (list(found), list(again))

@@ -63,11 +63,14 @@ def test_the_halves_run_at_once(make_clip, monkeypatch):
 
 def test_the_search_beside_the_frames_that_fails_is_told(make_clip, monkeypatch):
     with edge.Recognizer(make_clip(60), landmarks="5") as recognizer:
+        find = recognizer._pipeline.watcher._wholes.find
 
-        def fail(grey):
-            raise RuntimeError("search broke")
+        def fail(grey, *region):
+            if region:
+                raise RuntimeError("search broke")
+            return find(grey)
 
-        monkeypatch.setattr(recognizer._pipeline.watcher._around, "find", fail)
+        monkeypatch.setattr(recognizer._pipeline.watcher._wholes, "find", fail)
         seen = []
         with pytest.raises(RuntimeError, match="search broke"):
             for result in recognizer:

@@ -1,0 +1,94 @@
+"""Only what changed is searched for new faces, and a newcomer always changes something."""
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.faces.changes import CELL, EVERY, Changes
+from edge.faces.detect import FaceDetector
+from edge.faces.landmarks import Landmarks
+from edge.faces.watch import LOOK_AROUND_NS, Watcher
+from edge.types import Box
+
+FRAME_NS = 40_000_000
+
+
+def noisy(grey, seed, sigma=3.0):
+    return np.clip(grey + np.random.default_rng(seed).normal(0, sigma, grey.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def portrait_grey(portrait):
+    return cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY)
+
+
+@pytest.fixture
+def scene(portrait_grey):
+    """A grey room, 640x360, with a face at the left; the same face may come up at the right."""
+
+    def paint(second=False, seed=0, shift=0):
+        picture = np.full((360, 640), 120, np.uint8)
+        face = portrait_grey[20:220, 120:320]
+        picture[60:260, 40 + shift : 240 + shift] = face
+        if second:
+            picture[90:290, 420:620] = face[:, ::-1]
+        return noisy(picture, seed)
+
+    return paint
+
+
+def test_noise_is_no_change(scene):
+    changes = Changes(60)
+    assert changes.region(scene(seed=0), []) == Box(0, 0, 640, 360)
+    assert [changes.region(scene(seed=seed), []) for seed in range(1, EVERY - 1)] == [None] * (EVERY - 2)
+    assert changes.region(scene(seed=9), []) == Box(0, 0, 640, 360), "the whole picture in turn"
+
+
+def test_who_comes_up_is_inside_the_region(scene):
+    changes = Changes(60)
+    changes.region(scene(), [])
+    region = changes.region(scene(second=True, seed=1), [])
+    assert region.x <= 420 - CELL
+    assert region.y <= 90 - CELL
+    assert region.x + region.width >= 620
+    assert region.y + region.height >= 290 + CELL
+    assert region.x > 240, "where nothing changed is left out"
+
+
+def test_what_a_known_face_does_is_its_own(scene):
+    known = [Box(30, 50, 230, 220)]
+    changes = Changes(60)
+    changes.region(scene(), known)
+    assert changes.region(scene(shift=6, seed=1), known) is None
+    assert changes.region(scene(shift=9, seed=2), []) is not None
+
+
+def test_slow_changes_add_up(scene):
+    changes, picture = Changes(60), scene()
+    changes.region(picture, [])
+    assert changes.region(cv2.add(picture, (3,)), []) is None
+    assert changes.region(cv2.add(picture, (6,)), []) == Box(0, 0, 640, 360), "each step is too small, both are not"
+
+
+def test_another_size_or_having_forgotten_searches_all(scene):
+    changes = Changes(60)
+    changes.region(scene(), [])
+    assert changes.region(scene()[:300], []) == Box(0, 0, 640, 300)
+    changes.forget()
+    assert changes.region(scene()[:300], []) == Box(0, 0, 640, 300)
+
+
+def test_a_newcomer_in_a_still_room_shows_in_time_and_costs_a_part(scene):
+    watcher, there = Watcher(FaceDetector(), Landmarks("5")), []
+    for index in range(60):
+        watcher.look(scene(second=index >= 33, seed=index), index * FRAME_NS)
+        there.append(sum(one.eyes is not None for one in watcher._sightings(index * FRAME_NS)))
+    assert there[32] == 1
+    assert there.index(2) - 33 <= 2 * LOOK_AROUND_NS / FRAME_NS
+    still = Watcher(FaceDetector(), Landmarks("5"))
+    for index in range(60):
+        still.look(scene(seed=index), index * FRAME_NS)
+    searches = 60 * FRAME_NS // LOOK_AROUND_NS
+    whole = 853 * 480
+    # The first frame, and the whole picture once in EVERY searches; the first of those has nothing to compare with.
+    assert still.searched[1] < whole * (1 + 1 + 1 + searches // EVERY)
