@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -54,6 +55,33 @@ def augment(
             pictures = _erase(pictures, recipe.erase, generator)
         done[name] = pictures
     return done
+
+
+def mix(
+    given: Mapping[str, Tensor], labels: Tensor, alpha: float, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Mix each example with another of the batch, inputs and labels alike (mixup, Zhang et al. 2018, equation 1).
+
+    Args:
+        given: by argument name, (N, ...) float32, normalised.
+        labels: (N, K) float32, rows that sum to 1.
+        alpha: of the Beta distribution that the share is drawn from, one for each example.
+        generator: the only source of randomness.
+
+    Returns:
+        The same shapes and dtypes.
+    """
+    count = len(labels)
+    # Torch's own Beta takes no generator: NumPy draws, from a seed that the generator gives.
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    share = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count)).float()
+    other = torch.randperm(count, generator=generator)
+
+    def mixed(values: Tensor) -> Tensor:
+        part = share.reshape(-1, *[1] * (values.dim() - 1))
+        return part * values + (1 - part) * values[other]
+
+    return {name: mixed(values) for name, values in given.items()}, mixed(labels)
 
 
 def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:

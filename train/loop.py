@@ -489,7 +489,13 @@ def _optimizer(
     parameters = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.SGD(
+            parameters,
+            lr=rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+        )
     else:
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(parameters, lr=rate, weight_decay=recipe.weight_decay)

@@ -17,7 +17,8 @@ class Recipe:
     learning_rate: float = 0.001
     """The peak where the schedule is ``one_cycle``."""
     momentum: float = 0.9
-    """Of ``sgd``."""
+    """Of ``sgd``; Nesterov's where ``nesterov``."""
+    nesterov: bool = False
     weight_decay: float = 0.0
     schedule: str = "constant"
     """``constant``, or ``one_cycle`` (Smith 2018): up over the first tenth, down along a cosine."""
@@ -33,6 +34,9 @@ class Recipe:
     """Stop a stage when its held-out figure has not improved for this many epochs; 0 never stops early."""
     label_smoothing: float = 0.0
     """Probability taken from the true class and spread over all (Szegedy et al. 2016)."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution by which pairs of examples and their labels are mixed (Zhang et al. 2018); 0 mixes
+    none. Only where the loss is plain cross-entropy."""
     average: float = 0.0
     """Decay of an exponential average of the weights, per step; the average is what is evaluated and exported."""
     rotation: float = 0.0

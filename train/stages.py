@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.bundle import InputSpec
+from train.augment import mix
 from train.batches import in_order, tensors
 from train.examples import Examples
 from train.models import conv_lstm, dam_cnn, emotional_vlan, two_stream
@@ -145,9 +146,13 @@ class Supervised(Stepwise):
         return len(self._learn)
 
     def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
-        """Augmented tensors by argument name, and labels (N,) int64."""
-        given = tensors(self._learn, chosen.numpy(), self._specs, self.work.recipe, generator)
-        return given, torch.from_numpy(self._learn.labels[chosen.numpy()])
+        """Augmented tensors by argument name, and labels (N,) int64, or mixed ones (N, K) float32."""
+        recipe = self.work.recipe
+        given = tensors(self._learn, chosen.numpy(), self._specs, recipe, generator)
+        labels = torch.from_numpy(self._learn.labels[chosen.numpy()])
+        if recipe.mixup and self._loss is None:
+            return mix(given, functional.one_hot(labels, len(self._learn.names)).float(), recipe.mixup, generator)
+        return given, labels
 
     def loss(self, given: dict[str, Tensor], labels: Tensor) -> Tensor:
         """A scalar."""
