@@ -27,9 +27,32 @@ class SpatialPyramidPooling(nn.Module):
         return f"levels={self.levels}"
 
 
-def convolution(inputs: int, outputs: int, kernel: int, *, batch_norm: bool) -> nn.Sequential:
-    """Same-size square convolution, optional batch normalisation, ReLU: (N, inputs, H, W) -> (N, outputs, H, W)."""
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not batch_norm)]
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a short cut (He et al. 2016, figure 5 left, equation 2).
+
+    (N, inputs, H, W) -> (N, outputs, H / stride, W / stride). Where shapes differ the short cut is a 1x1 convolution
+    (their option B). Batch normalisation after each convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = convolution(inputs, outputs, 3, batch_norm=True, stride=stride)
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        self.short: nn.Module = nn.Identity()
+        if inputs != outputs or stride > 1:
+            self.short = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        return torch.relu(self.second(self.first(features)) + self.short(features))
+
+
+def convolution(inputs: int, outputs: int, kernel: int, *, batch_norm: bool, stride: int = 1) -> nn.Sequential:
+    """Square convolution, optional batch normalisation, ReLU: (N, inputs, H, W) -> (N, outputs, H/stride, W/stride).
+
+    Borders are padded so that a stride of 1 keeps the size.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=not batch_norm)]
     if batch_norm:
         layers.append(nn.BatchNorm2d(outputs))
     layers.append(nn.ReLU(inplace=True))
