@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--budget-ms", type=float, metavar="MS", help="what a frame may cost; above it, less is done, and said"
     )
+    run.add_argument("--spare", metavar="BUNDLE", help="a smaller bundle that reads where the budget is not kept else")
     run.add_argument("--record", metavar="DIR", help="keep the run, lossless, for edge replay DIR; DIR must be empty")
     run.add_argument(
         "--record-private", action="store_true", help="record no picture, only boxes and what the network is given"
@@ -145,6 +146,7 @@ def _run(options: argparse.Namespace) -> int:
         min_face=options.min_face,
         record=options.record,
         budget_ms=options.budget_ms,
+        spare=options.spare,
         record_private=options.record_private or (options.privacy and options.record is not None),
     ) as recognizer:
         outputs: list[Output] = []
@@ -227,10 +229,17 @@ def _preview(options: argparse.Namespace, recognizer: Recognizer, messages: Text
     from edge.outputs.address import DEFAULT
     from edge.outputs.preview import Preview
 
+    def counters() -> dict[str, int]:
+        told = {"dropped": recognizer.dropped}
+        if (health := recognizer.health) is not None:
+            told |= {"corrupt": health.corrupt, "reconnects": health.reconnects, "frozen": health.frozen}
+        return told
+
     preview = Preview(
         DEFAULT if options.preview is True else options.preview,
         private=options.privacy,
-        counters=lambda: {"dropped": recognizer.dropped},
+        counters=counters,
+        trouble=lambda: None if recognizer.health is None else recognizer.health.trouble,
     )
     print(f"preview at {preview.url}", file=messages, flush=True)
     return preview

@@ -15,17 +15,36 @@ from edge.errors import OptionError
 
 _LOG = logging.getLogger(__name__)
 
-SEARCH_RARELY, READ_HALF, READ_QUARTER = "search_rarely", "read_half", "read_quarter"
+SEARCH_RARELY, FOLLOW_LONGER, READ_HALF, READ_QUARTER, SPARE = (
+    "search_rarely",
+    "follow_longer",
+    "read_half",
+    "read_quarter",
+    "spare",
+)
 
-LADDER = (SEARCH_RARELY, READ_HALF, READ_QUARTER)
+LADDER = (SEARCH_RARELY, FOLLOW_LONGER, READ_HALF, READ_QUARTER)
 """In the order in which they are taken; each holds those before it.
 
-``search_rarely``: the whole frame is searched for new faces three times more rarely (:data:`edge.faces.watch.RARER`),
-be somebody known or not. A new face shows later; those that are known are followed as ever. ``read_half``,
-``read_quarter``: the network reads a known face in every second or fourth frame alone; between, what was said stands.
-Not for a bundle that sees windows: its frames must come at its own rate, and what it makes of them holds its motion
-too.
+``search_rarely``: new faces are sought three times more rarely (:data:`edge.faces.watch.RARER`), be somebody known or
+not. A new face shows later; those that are known are followed as ever. ``follow_longer``: the detector looks at a known
+face, and its landmarks are fitted, in every sixth frame in place of every third. ``read_half``, ``read_quarter``: the
+network reads a known face in every second or fourth frame alone; between, what was said stands. Not for a bundle that
+sees windows: its frames must come at its own rate, and what it makes of them holds its motion too. ``spare``, where a
+spare bundle was given, comes last: that one reads the faces.
 """
+
+
+def ladder(*, streams: bool, spare: bool) -> tuple[str, ...]:
+    """The steps that there are for a bundle.
+
+    Args:
+        streams: whether it sees windows.
+        spare: whether there is another one to read with.
+    """
+    steps = tuple(step for step in LADDER if not (streams and step in (READ_HALF, READ_QUARTER)))
+    return (*steps, SPARE) if spare else steps
+
 
 JUDGED = 15
 """Frames whose mean decides that too much is spent: half a second of a camera's."""

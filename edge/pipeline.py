@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from edge.budget import READ_HALF, READ_QUARTER, SEARCH_RARELY, Budget
+from edge.budget import FOLLOW_LONGER, READ_HALF, READ_QUARTER, SEARCH_RARELY, SPARE, Budget
 from edge.bundle import Bundle
 from edge.engine import Engine
 from edge.faces.detect import FaceDetector
@@ -76,6 +76,7 @@ class Pipeline:
         beside: runs the search for new faces; None runs it in line.
         recorder: is told of every frame and result.
         budget: what a frame may cost; None is whatever it costs.
+        spare: of another bundle with the same labels, that sees one face at a time; reads where the budget says so.
         clock: nanoseconds, for timings alone.
     """
 
@@ -92,12 +93,16 @@ class Pipeline:
         beside: Executor | None = None,
         recorder: Recorder | None = None,
         budget: Budget | None = None,
+        spare: Engine | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         manifest = bundle.manifest
         self._labels = manifest.labels
         self._limits = limits or Limits()
         self._windows = Windows(engine)
+        self._spare = None if spare is None else Windows(spare)
+        # The smoother knows one temperature: the spare network's logits are brought to it.
+        self._evened = 1.0 if spare is None else manifest.temperature / spare.manifest.temperature
         if detector is not None and landmarks is not None:
             self.watcher = Apart(detector, landmarks) if always_search else Watcher(detector, landmarks, beside)
         else:
@@ -154,6 +159,7 @@ class Pipeline:
             degraded = self._budget.steps if self._budget is not None else ()
         if isinstance(self.watcher, Watcher):
             self.watcher.sparing = SEARCH_RARELY in degraded
+            self.watcher.longer = FOLLOW_LONGER in degraded
         grey = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY), np.uint8)
         sightings = self.watcher.look(grey, frame.captured_ns)
         found = self._clock()
@@ -199,12 +205,16 @@ class Pipeline:
                 faces.append(self._face(one, None, seen.problems[one.id], now))
                 lap("smooth")
                 continue
-            crops = self._crops(seen, one)
+            spare = self._spare if SPARE in seen.degraded else None
+            windows = spare or self._windows
+            crops = self._crops(seen, one, windows)
             lap("align")
-            tensors = self._windows.advance(one.id, crops, now)
+            tensors = windows.advance(one.id, crops, now)
             self.fed[one.id] = tensors
             lap("flow" if "flow" in spent else "align")
-            logits = None if tensors is None else self._windows.answer(one.id, tensors)
+            logits = None if tensors is None else windows.answer(one.id, tensors)
+            if spare is not None and logits is not None:
+                logits = logits * np.float32(self._evened)
             lap("infer")
             faces.append(self._face(one, logits, seen.problems[one.id], now))
             lap("smooth")
@@ -229,11 +239,11 @@ class Pipeline:
         every = 4 if READ_QUARTER in degraded else 2 if READ_HALF in degraded else 1
         return (self._turn + face) % every != 0
 
-    def _crops(self, seen: Seen, one: Sighting) -> Crops:
+    def _crops(self, seen: Seen, one: Sighting, windows: Windows) -> Crops:
         if seen.kept is not None:
             return seen.kept[one.id] or {}
         assert one.eyes is not None
-        return self._windows.cutter.cut(seen.frame.image, one.eyes)
+        return windows.cutter.cut(seen.frame.image, one.eyes)
 
     def _face(self, one: Sighting, logits: np.ndarray | None, problems: tuple[str, ...], now: int) -> Face:
         said = self._smoother.update(one.id, logits, now, HARDLY if problems else 1.0)

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edge import check
-from edge.budget import LADDER, Budget
+from edge.budget import Budget, ladder
 from edge.bundle import DEFAULT, Bundle, packaged
 from edge.camera import open_source
 from edge.engine import Engine, open_engine, preferred
@@ -75,6 +75,8 @@ class Recognizer:
         record: folder in which to keep the run, so that :class:`edge.Replay` gives it again; it may not hold anything.
         record_private: keep no picture there, only the boxes and what the network is given.
         budget_ms: what a frame may cost, milliseconds; where it costs more, less is done, see :mod:`edge.budget`.
+        spare: name or path of a bundle that reads faces where all else does not keep the budget: a smaller one with the
+            same labels, that sees one face at a time. Only with ``budget_ms``, and not with ``record``.
 
     Raises:
         EdgeError: a source, bundle, backend or option that can't be used; every message says what to do.
@@ -102,11 +104,16 @@ class Recognizer:
         record: str | os.PathLike[str] | None = None,
         record_private: bool = False,
         budget_ms: float | None = None,
+        spare: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(smoothing, Smoothing | None):
             raise OptionError(f"smoothing is {smoothing!r}; expected an edge.Smoothing")
         if record_private and record is None:
             raise OptionError("record_private needs a folder to record to; give record='FOLDER' (--record FOLDER)")
+        if spare is not None and budget_ms is None:
+            raise OptionError("a spare bundle is for a budget that can't be kept; give budget_ms (--budget-ms) too")
+        if spare is not None and record is not None:
+            raise OptionError("a run with a spare bundle can't be recorded; leave out record or spare")
         self._source: Source | None = None if source is None else open_source(source)
         apart = self._source is not None and not self._source.follows
         budget: Budget | None = None
@@ -117,9 +124,10 @@ class Recognizer:
                 raise OptionError("budget_ms is for frames that follow one another; for pictures leave out --budget-ms")
             self.policy, self._asked_to_wait = _policy(drop, self._source), drop is not None
             self.bundle, self.engine = open_trusted(bundle, backend, precision)
+            second = None if spare is None else _spare(spare, self.bundle, backend)
             if budget_ms is not None:
-                # A window's frames must come at its own rate: such a bundle has one step alone.
-                budget = Budget(budget_ms, LADDER[:1] if self.bundle.manifest.streams else LADDER)
+                steps = ladder(streams=bool(self.bundle.manifest.streams), spare=second is not None)
+                budget = Budget(budget_ms, steps)
             detector = FaceDetector(min_face if min_face is not None else 40 if apart else 60)
             marker, calm = Landmarks(landmarks), smoothing or (UNRELATED if apart else Smoothing())
             if record is not None:
@@ -150,6 +158,7 @@ class Recognizer:
                 beside=beside,
                 recorder=self._recorder,
                 budget=budget,
+                spare=second,
             )
         except BaseException:
             if self._source is not None:
@@ -158,7 +167,9 @@ class Recognizer:
                 self._recorder.close()
             raise
         self._one_at_a_time = threading.RLock()  # a signal's handler may close in the middle of a frame
-        self._running = _Running(self._source, self.engine, beside, self._recorder)
+        self._running = _Running(
+            self._source, [self.engine, *([] if second is None else [second])], beside, self._recorder
+        )
         self._newest = _Newest()
         # Whoever forgets to close leaves no thread behind, be it that the recognizer is dropped or that Python ends.
         self._finalizer = weakref.finalize(self, self._running.close)
@@ -348,6 +359,20 @@ def open_trusted(
     return opened, _trusted(opened, backend, precision)
 
 
+def _spare(name: str | os.PathLike[str], main: Bundle, backend: str) -> Engine:
+    """The engine of a bundle that may stand in for another."""
+    bundle, engine = open_trusted(name, backend)
+    facts = bundle.manifest
+    if facts.labels != main.manifest.labels or facts.streams or facts.window is not None:
+        engine.close()
+        kind = "windows" if facts.streams or facts.window is not None else f"labels {', '.join(facts.labels)}"
+        raise OptionError(
+            f"{bundle.where} has {kind}; a spare bundle sees one face at a time and has the labels of "
+            f"{main.where}: {', '.join(main.manifest.labels)}"
+        )
+    return engine
+
+
 def _named(bundle: str | os.PathLike[str] | None) -> str:
     """A bundle as it can be opened from any folder."""
     if bundle is None or (isinstance(bundle, str) and bundle in packaged()):
@@ -375,8 +400,10 @@ def _trusted(bundle: Bundle, backend: str, precision: str) -> Engine:
 class _Running:
     """What must be stopped. It knows nothing of the recognizer, so that one that is dropped can be collected."""
 
-    def __init__(self, source: Source | None, engine: Engine, beside: Executor, recorder: Recorder | None) -> None:
-        self._source, self._engine, self._beside, self._recorder = source, engine, beside, recorder
+    def __init__(
+        self, source: Source | None, engines: Sequence[Engine], beside: Executor, recorder: Recorder | None
+    ) -> None:
+        self._source, self._engines, self._beside, self._recorder = source, engines, beside, recorder
         self._threads: list[threading.Thread] = []
         self.stop = threading.Event()
         self.mailboxes: list[Mailbox[Any]] = []
@@ -406,7 +433,8 @@ class _Running:
         self._beside.shutdown()
         if self._recorder is not None:
             self._recorder.close()
-        self._engine.close()
+        for engine in self._engines:
+            engine.close()
 
 
 def _read(stop: threading.Event, source: Source, mailbox: Mailbox[Frame], paced: bool) -> None:

@@ -78,6 +78,13 @@ class SourceHealth:
     last_error: str = ""
     """Why a camera was lost the last time, in one line; empty if it never was."""
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong at this moment, in one line; None where nothing is."""
+        if self.state is not SourceState.WAITING:
+            return None
+        return f"the camera is awaited: {self.last_error or 'its picture stands still'}"
+
 
 class Source(ABC):
     """Frames in order. Use it on one thread.

@@ -62,7 +62,10 @@ FAMILIAR = 0.4
 """From this likeness on, a faint detection where somebody is missed is that person."""
 
 RARER = 3
-"""How much more rarely the whole frame is searched by a watcher that is told to be sparing."""
+"""How much more rarely new faces are sought by a watcher that is told to be sparing."""
+
+LONGER = 2
+"""How much longer a round is for a watcher that is told to follow longer."""
 
 BRIDGED_NS = 1_000_000_000
 """A face is followed for this long without the detector; then it counts as gone."""
@@ -172,7 +175,9 @@ class Watcher:
         self._unlike_ns: int | None = None
         self._rested = 0
         self.sparing = False
-        """Whether to search the whole frame more rarely, see ``RARER``."""
+        """Whether to seek new faces more rarely, see ``RARER``."""
+        self.longer = False
+        """Whether to follow longer from one look of the detector to the next, see ``LONGER``."""
         self.marking_ns = 0
         """Nanoseconds that the last frame's landmarks took."""
 
@@ -228,7 +233,8 @@ class Watcher:
             alike = follow.likeness(follow.look(grey, eyes), face.look)
         turn = self._count + face.id
         found: Detection | None = None
-        due = turn % ROUND == 0 or now_ns - face.confirmed_ns >= CONFIRM_NS
+        turns, most = (LONGER * ROUND, LONGER * CONFIRM_NS) if self.longer else (ROUND, CONFIRM_NS)
+        due = turn % turns == 0 or now_ns - face.confirmed_ns >= most
         if due or alike < DOUBTFUL:
             found = self._detector.see(grey, box)
             # What the detector no longer sees beside another face is most likely hidden by it.
@@ -238,7 +244,7 @@ class Watcher:
             box = follow.between(box, found.box, SETTLING)
         elif found is not None:
             box = found.box
-        if turn % ROUND == 1 or alike < DOUBTFUL:
+        if turn % turns == 1 or alike < DOUBTFUL:
             fitted = self._mark(grey, box)
             points = fitted if alike < DOUBTFUL else points + np.float32(SETTLING) * (fitted - points)
             eyes = self._landmarks.eyes(points)

@@ -1,22 +1,24 @@
 """Less is done while frames cost too much, in the order of the ladder, and again more when there is room."""
 
+import copy
 import itertools
 import json
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import edge
-from edge.budget import JUDGED, LADDER, PATIENCE, RESTED, Budget
-from edge.bundle import Bundle
+from edge.budget import FOLLOW_LONGER, JUDGED, LADDER, PATIENCE, RESTED, SPARE, Budget, ladder
+from edge.bundle import Bundle, write
 from edge.engine.onnxruntime import OnnxRuntimeEngine
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.faces.watch import RARER
 from edge.pipeline import Pipeline
-from edge.smooth import Smoothing
+from edge.smooth import Smoothing, softmax
 from edge.synthetic import SyntheticSource
 
 
@@ -68,21 +70,22 @@ def test_down_the_ladder_and_back_up(slow, caplog):
 
     with caplog.at_level(logging.WARNING, "edge.budget"):
         ran, steps, results = run(100, 0)
-        # Two steps down, each after as many frames as are judged: half of 30 ms is within 20.
-        assert steps == [()] * JUDGED + [LADDER[:1]] * JUDGED + [LADDER[:2]] * (100 - 2 * JUDGED)
-        assert abs(ran - (2 * JUDGED + (100 - 2 * JUDGED) / 2)) <= 1
+        # Three steps down, each after as many frames as are judged: half of 30 ms is within 20.
+        down = [LADDER[:step] for step in range(3) for _ in range(JUDGED)]
+        assert steps == down + [LADDER[:3]] * (100 - 3 * JUDGED)
+        assert abs(ran - (3 * JUDGED + (100 - 3 * JUDGED) / 2)) <= 1
         assert [one.faces[0].label for one in results] == ["happy"] * 100
-        assert results[-1].to_dict()["degraded"] == ["search_rarely", "read_half"]
+        assert results[-1].to_dict()["degraded"] == ["search_rarely", "follow_longer", "read_half"]
         assert "degraded" not in results[0].to_dict()
-        assert len(caplog.records) == 2, "said once a change"
+        assert len(caplog.records) == 3, "said once a change"
         engine.slow_ms = 70.0
         _, steps, _ = run(40, 100)
         assert steps[-1] == LADDER
         engine.slow_ms = 1.0
-        _, steps, _ = run(3 * RESTED + 5, 140)
+        _, steps, _ = run(4 * RESTED + 5, 140)
         assert [len(one) for one in steps] == sorted((len(one) for one in steps), reverse=True)
         assert steps[-1] == ()
-        assert len(caplog.records) == 6
+        assert len(caplog.records) == 8
     assert "a frame costs 30.0 ms of 20.0: now search_rarely" in caplog.text
     assert "no longer search_rarely" in caplog.text
 
@@ -131,6 +134,83 @@ def test_the_whole_frame_is_searched_more_rarely():
     whole = 240 * 320
     assert often[1] // whole == 2 + math.floor(88 * 0.04 / 0.4)
     assert rarely[1] // whole == 2 + math.floor(88 * 0.04 / (RARER * 0.4))
+
+
+def test_a_face_is_followed_for_longer():
+    """Half as much is searched for a face that is known, and it is still there."""
+    bundle = Bundle.open()
+    engine = OnnxRuntimeEngine(bundle, "fp32")
+
+    def watched(steps):
+        pipeline = Pipeline(bundle, engine, FaceDetector(80), Landmarks("5"), Smoothing())
+        there = [len(pipeline.look(frame, steps).problems) for frame in frames(60)]
+        return pipeline.watcher.searched[0], there
+
+    (often, seen), (rarely, still_seen) = watched(()), watched((FOLLOW_LONGER,))
+    assert 0.4 < rarely / often < 0.7
+    assert seen == still_seen
+
+
+def test_the_last_step_reads_with_the_spare_bundle(slow):
+    engine, _ = slow
+    engine.slow_ms, clock = 200.0, engine.clock
+    spare = SlowEngine(engine.bundle, "int8")
+    spare.clock, spare.slow_ms = clock, 4.0
+    budget = Budget(20, ladder(streams=False, spare=True))
+    pipeline = Pipeline(
+        engine.bundle, engine, FaceDetector(80), Landmarks("5"), Smoothing(), budget=budget, spare=spare, clock=clock
+    )
+    results = [pipeline.process(frame) for frame in frames(100)]
+    assert results[-1].degraded == (*LADDER, SPARE)
+    assert {one.faces[0].label for one in results} == {"happy"}
+    first = next(at for at, one in enumerate(results) if SPARE in one.degraded)
+    before = engine.ran
+    assert spare.ran == pytest.approx((100 - first) / 4, abs=1)
+    assert results[-1].timings_ms["total"] <= 4.0
+    engine.slow_ms = spare.slow_ms = 1.0
+    later = [pipeline.process(frame) for frame in frames(6 * RESTED, 100)]
+    assert later[-1].degraded == ()
+    assert engine.ran > before
+
+
+def test_logits_of_a_spare_bundle_are_brought_to_one_temperature(slow):
+    engine, _ = slow
+    cool = copy.copy(engine.manifest)
+    spare = SlowEngine(engine.bundle, "fp32")
+    spare.clock = engine.clock
+    spare.manifest = replace(cool, temperature=2 * cool.temperature)
+    pipeline = Pipeline(engine.bundle, engine, FaceDetector(80), Landmarks("5"), Smoothing(), spare=spare)
+    (frame,) = frames(1)
+    face = pipeline.answer(pipeline.look(frame, (SPARE,))).faces[0]
+    logits = engine.run(pipeline.fed[1])["logits"][0]
+    expected = softmax(logits / spare.manifest.temperature)
+    assert list(face.probabilities.values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_ladder_of_each_kind():
+    assert ladder(streams=False, spare=False) == LADDER
+    assert ladder(streams=True, spare=False) == LADDER[:2]
+    assert ladder(streams=True, spare=True) == (*LADDER[:2], SPARE)
+
+
+def test_spare_bundles_that_can_not_stand_in(tmp_path, face_bundle):
+    with pytest.raises(edge.OptionError, match="give budget_ms"):
+        edge.Recognizer(spare="face", landmarks="5")
+    with pytest.raises(edge.OptionError, match="can't be recorded"):
+        edge.Recognizer(spare="face", budget_ms=5, record=tmp_path / "run", landmarks="5")
+    with edge.Recognizer("synthetic://?frames=85", spare=face_bundle, budget_ms=0.001, landmarks="5") as recognizer:
+        *_, last = recognizer
+    assert last.degraded[-1] == SPARE
+    opened = Bundle.open(face_bundle)
+    labels = tuple(reversed(opened.manifest.labels))
+    other = write(
+        tmp_path / "other",
+        replace(opened.manifest, labels=labels, files={}),
+        {"window.fp32.onnx": opened.graph("window", "fp32").model},
+        {**opened.golden, "labels": np.array(labels)},
+    )
+    with pytest.raises(edge.OptionError, match=r"has labels .*has the labels of .*: angry"):
+        edge.Recognizer(spare=other.where, budget_ms=5, landmarks="5")
 
 
 def test_a_step_that_is_needed_at_once_again_is_kept_longer():

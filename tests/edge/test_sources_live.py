@@ -109,11 +109,13 @@ def test_back_within_two_seconds_of_its_return_however_long_it_was_away():
     source = script.source()
     frames = iter(source)
     frame = next(frames)
+    assert source.health.trouble is None
     script.unplugged.set()
-    returned = []
+    returned, told = [], []
 
     def plug_in():
         time.sleep(2.6)  # by now it is tried once a second
+        told.append(source.health.trouble)
         returned.append(time.monotonic_ns())
         script.unplugged.clear()
 
@@ -124,6 +126,9 @@ def test_back_within_two_seconds_of_its_return_however_long_it_was_away():
     helper.join()
     gap = frame.captured_ns - returned[0]
     assert gap < 2e9
+    assert told[0] is not None
+    assert told[0].startswith("the camera is awaited: ")
+    assert source.health.trouble is None
     assert source.health.reconnects == 1
     source.close()
 
