@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from edge.bundle import ANSWER, FEATURE, HEAD, WINDOW, InputSpec, Stream
 from export.errors import ExportError
@@ -161,6 +161,8 @@ def prepared(network: _Network) -> _Network:
                 layer, norm = module[index], module[index + 1]
                 if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     module[index], module[index + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
+                elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+                    module[index], module[index + 1] = fuse_linear_bn_eval(layer, norm), nn.Identity()
         for name, child in module.named_children():
             if isinstance(child, SpatialPyramidPooling):
                 setattr(module, name, FixedPyramid(child.levels))

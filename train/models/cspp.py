@@ -80,7 +80,10 @@ class CSPP(nn.Module):
             features = side * side * _BLOCKS[config.variant][-1][-1][0]
         # Its pyramids feed few hidden units, and learn FER2013 by heart unless they are dropped too.
         self.dropped = nn.Dropout(config.dropout) if config.variant == "residual" else nn.Identity()
-        self.hidden = nn.Linear(features, config.hidden)
+        self.hidden: nn.Module = nn.Linear(features, config.hidden)
+        if config.variant == "residual":
+            # Maxima of normalised maps lie well above zero: without this the first epochs teach it nothing.
+            self.hidden = nn.Sequential(nn.Linear(features, config.hidden, bias=False), nn.BatchNorm1d(config.hidden))
         self.dropout = nn.Dropout(config.dropout)
         self.logits = nn.Linear(config.hidden, config.classes)
 
