@@ -1,4 +1,4 @@
-"""What the loop costs and gives: ``python -m benchmarks.loop [--seconds N] [--video FILE] [--json FILE]``.
+"""What the loop costs and gives: ``python -m benchmarks.loop [--seconds N] [--pace FPS] [--video FILE]``.
 
 Everything is measured on :class:`edge.Recognizer` and the two halves of its pipeline, never on a copy of them. Rounds
 of the whole loop and of each part alone take turns, so that another load on the machine meets all of them; compare the
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,40 @@ def whole_loop(video: str, options: dict[str, Any]) -> dict[str, Any]:
         "stages_ms": {stage: [result.timings_ms[stage] for result in results] for stage in stages},
         **seen(results),
     }
+
+
+def at_pace(video: str, fps: float, seconds: float, options: dict[str, Any]) -> dict[str, Any]:
+    """The loop as a camera drives it: pictures come at their time, over and over, and none may be left out.
+
+    Args:
+        video: a file; it begins anew when it is at its end.
+        fps: pictures a second.
+        seconds: for how long.
+        options: of :class:`edge.Recognizer`.
+
+    Returns:
+        ``age_ms`` of each result (since its picture was handed over) in percentiles, and how many results there were of
+        how many pictures.
+    """
+    given = 0
+
+    def pictures() -> Iterator[Image]:
+        nonlocal given
+        begun = time.perf_counter()
+        while True:
+            with closing(open_source(video)) as source:
+                for frame in source:
+                    due = begun + given / fps
+                    if due - begun >= seconds:
+                        return
+                    time.sleep(max(0.0, due - time.perf_counter()))
+                    given += 1
+                    yield frame.image
+
+    with edge.Recognizer(pictures(), drop="wait", **options) as recognizer:
+        ages = [result.age_ms for result in recognizer]
+    # What is loaded and warmed up in the first second is not the loop's.
+    return {"fps": fps, "given": given, "results": len(ages), "age_ms": _percentiles(ages[round(fps) :] or ages)}
 
 
 def seen(results: Sequence[Result]) -> dict[str, float]:
@@ -244,11 +279,24 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def pace_report(found: dict[str, Any]) -> str:
+    """The figures of :func:`at_pace` in a line or two."""
+    age = found["age_ms"]
+    return (
+        f"{found['results']} results of {found['given']} pictures at {found['fps']:g} a second\n"
+        f"age  p50 {age['p50']:.2f} ms  p95 {age['p95']:.2f}  p99 {age['p99']:.2f}, "
+        f"which is {age['p99'] / age['p50']:.2f} times p50"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description="Measure the loop that ships.")
     parser.add_argument("--seconds", type=float, default=20.0, metavar="N", help="take rounds for N seconds (20)")
     parser.add_argument("--video", metavar="FILE", help="measure on this video instead of a made one")
+    parser.add_argument(
+        "--pace", type=float, metavar="FPS", help="latency alone, with pictures at a camera's pace, for --seconds"
+    )
     parser.add_argument("--bundle", help="as for edge run")
     parser.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), default="auto")
     parser.add_argument("--landmarks", choices=("68", "5"), default="68")
@@ -261,11 +309,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             video = str(Path(folder) / "talking_head.mp4")
             write_clip(Path(video))
         try:
-            found = measure(video, options.seconds, chosen)
+            if options.pace is not None:
+                found = at_pace(video, options.pace, options.seconds, chosen)
+            else:
+                found = measure(video, options.seconds, chosen)
         except edge.EdgeError as error:
             print(error, file=sys.stderr)
             return 2
-    print(report(found))
+    print(report(found) if options.pace is None else pace_report(found))
     if options.json is not None:
         Path(options.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
+import sys
 import threading
 import time
 import weakref
@@ -117,7 +118,7 @@ class Recognizer:
         self._source: Source | None = None if source is None else open_source(source)
         apart = self._source is not None and not self._source.follows
         budget: Budget | None = None
-        beside = ThreadPoolExecutor(1, "edge-search")  # its thread starts with the first search
+        beside = ThreadPoolExecutor(1, "edge-search", _step_back)  # its thread starts with the first search
         self._recorder: Recorder | None = None
         try:
             if budget_ms is not None and apart:
@@ -435,6 +436,14 @@ class _Running:
             self._recorder.close()
         for engine in self._engines:
             engine.close()
+
+
+def _step_back() -> None:
+    """Let other threads go first: the search for new faces is not wanted before a set time, each frame is at once."""
+    # Linux has a priority for each thread; where there is only the process' own, it stays.
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + 5)
 
 
 def _read(stop: threading.Event, source: Source, mailbox: Mailbox[Frame], paced: bool) -> None:

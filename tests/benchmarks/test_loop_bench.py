@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 import edge
-from benchmarks.loop import main, parts_alone, report, resident_mb, seen, talking_head, whole_loop, work, write_clip
+from benchmarks.loop import (
+    at_pace,
+    main,
+    parts_alone,
+    report,
+    resident_mb,
+    seen,
+    talking_head,
+    whole_loop,
+    work,
+    write_clip,
+)
 from edge.types import Box, Face, FaceState, Result
 
 
@@ -45,6 +56,14 @@ def test_the_cost_of_a_frame_is_flat(clip):
     """In time of a core, so that another load on the machine does not count."""
     spent = work(str(clip), {"landmarks": "5"})
     assert spent["p99"] <= 2 * spent["p50"]
+
+
+def test_at_a_cameras_pace_every_picture_is_answered(clip, capsys):
+    found = at_pace(str(clip), 50, 1.6, {"landmarks": "5"})
+    assert found["given"] == found["results"] == 80, "the clip's 60 frames, and again from its beginning"
+    assert 0 < found["age_ms"]["p50"] <= found["age_ms"]["p99"]
+    assert main(["--pace", "50", "--seconds", "0.5", "--video", str(clip), "--landmarks", "5"]) == 0
+    assert "25 results of 25 pictures at 50 a second" in capsys.readouterr().out
 
 
 def test_changes_are_counted_by_face():
