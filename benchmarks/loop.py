@@ -136,7 +136,7 @@ def at_pace(video: str, fps: float, seconds: float, options: dict[str, Any]) -> 
             with closing(open_source(video)) as source:
                 for frame in source:
                     due = begun + given / fps
-                    if due - begun >= seconds:
+                    if given >= seconds * fps:
                         return
                     time.sleep(max(0.0, due - time.perf_counter()))
                     given += 1
