@@ -73,7 +73,10 @@ def test_every_rung_of_the_ladder_exports():
     for variant in cspp.VARIANTS:
         for batch_norm in (False, True):
             torch.manual_seed(0)
-            network = cspp.CSPP(cspp.Config(variant=variant, hidden=8, batch_norm=batch_norm)).eval()
+            network = cspp.CSPP(cspp.Config(variant=variant, hidden=8, batch_norm=batch_norm))
+            # As after training: with a fresh normalisation, folding it wrongly would not show.
+            network(torch.randn(8, 1, 48, 48))
+            network.eval()
             graph = to_onnx(lower(network, cspp.inputs(network.config)).part("window"))
             session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
             face = np.random.default_rng(0).standard_normal((1, 1, 48, 48)).astype(np.float32)

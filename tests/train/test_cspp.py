@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from train.models import FAMILIES, cspp
-from train.models.blocks import SpatialPyramidPooling
+from train.models.blocks import Residual, SpatialPyramidPooling
 
 
 def conv(inputs, outputs, kernel):
@@ -19,11 +19,21 @@ def dense(inputs, outputs):
 
 PLAIN7 = conv(1, 32, 3) + conv(32, 32, 3) + conv(32, 64, 3) + conv(64, 64, 5) + conv(64, 128, 3) + conv(128, 128, 3)
 PLAIN8 = PLAIN7 - conv(64, 64, 5) + 2 * conv(64, 64, 3)
+
+
+def residual(inputs, outputs):
+    """Two convolutions and, where the shape changes, the short cut; each with the two vectors of its normalisation."""
+    short = inputs * outputs + 2 * outputs if inputs != outputs else 0
+    return 9 * inputs * outputs + 9 * outputs * outputs + 4 * outputs + short
+
+
+RESIDUAL = 9 * 32 + 64 + 9 * 32 * 64 + 128 + 2 * residual(64, 64) + residual(64, 128) + residual(128, 128)
 PARAMETERS = {
     "baseline": conv(1, 32, 5) + conv(32, 64, 7) + dense(12 * 12 * 64, 256) + dense(256, 7),
     "plain7": PLAIN7 + dense(6 * 6 * 128, 256) + dense(256, 7),
     "plain8": PLAIN8 + dense(6 * 6 * 128, 256) + dense(256, 7),
     "cspp": PLAIN7 + dense((9 + 4 + 1) * (128 + 64), 256) + dense(256, 7),
+    "residual": RESIDUAL + residual(128, 256) + 14 * (256 + 128) * 256 + 512 + dense(256, 7),
 }
 
 
@@ -42,6 +52,25 @@ def test_shapes_inside():
     network.hidden.register_forward_pre_hook(lambda module, given: shapes.append(tuple(given[0].shape[1:])))
     network(torch.zeros(1, 1, 48, 48))
     assert shapes == [(32, 48, 48), (64, 24, 24), (128, 12, 12), (2688,)]
+
+
+def test_the_residual_trunk_halves_by_stride():
+    network = cspp.CSPP(cspp.Config(variant="residual", hidden=64)).eval()
+    shapes = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, given, answer: shapes.append(tuple(answer.shape[1:])))
+    network.hidden.register_forward_pre_hook(lambda module, given: shapes.append(tuple(given[0].shape[1:])))
+    network(torch.zeros(1, 1, 48, 48))
+    assert shapes == [(64, 24, 24), (128, 12, 12), (256, 6, 6), (5376,)]
+    assert sum(p.numel() for p in network.parameters()) < 2_000_000
+
+
+def test_a_residual_block_that_learnt_nothing_hands_its_input_on():
+    """He et al. 2016, equation 2: what is learnt is what to add."""
+    block = Residual(8, 8).eval()
+    torch.nn.init.zeros_(block.second[0].weight)
+    features = torch.rand(2, 8, 6, 6)
+    assert torch.equal(block(features), features)
 
 
 def test_the_third_pool_may_be_left_out_before_the_pyramid():
@@ -77,6 +106,6 @@ def test_the_papers_recipe():
 
 def test_unknown_variant():
     with pytest.raises(
-        ValueError, match="unknown C-SPP variant 'plain9'; expected one of baseline, plain7, plain8, cspp"
+        ValueError, match="unknown C-SPP variant 'plain9'; expected one of baseline, plain7, plain8, cspp, residual"
     ):
         cspp.CSPP(cspp.Config(variant="plain9"))

@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train import batches, checkpoint, loop
+from train import batches, checkpoint, loop, stages
 from train.__main__ import main
-from train.augment import augment
+from train.augment import augment, mix
 from train.datasets import PICTURES, CorpusError
 from train.examples import faces as face_examples
 from train.models import FAMILIES, cspp
@@ -143,6 +143,42 @@ def test_augmentations_stay_in_range_and_off_means_off():
     flipped = sum(torch.allclose(m, p.flip(-1), atol=1e-2) for m, p in pairs)
     assert flipped + sum(torch.allclose(m, p, atol=1e-2) for m, p in pairs) == 16
     assert 3 < flipped < 13
+
+
+def test_mixing_mixes_inputs_and_labels_alike():
+    """Mixup, Zhang et al. 2018, equation 1: one share for both, and for all inputs of an example."""
+    count = 64
+    labels = torch.eye(count)
+    given = {"face": labels.reshape(count, 1, 8, 8).clone(), "frames": labels.reshape(count, 2, 1, 4, 8).clone()}
+    mixed, mixed_labels = mix(given, labels, 0.4, torch.Generator().manual_seed(1))
+    for name in given:
+        assert torch.allclose(mixed[name].flatten(1), mixed_labels)
+    assert torch.allclose(mixed_labels.sum(1), torch.ones(count))
+    shares = mixed_labels.max(1).values
+    assert shares.min() < 0.7, "some are mixed well"
+    assert (shares > 0.99).any(), "some hardly"
+    again, _ = mix(given, labels, 0.4, torch.Generator().manual_seed(1))
+    assert torch.equal(again["face"], mixed["face"])
+    other, _ = mix(given, labels, 0.4, torch.Generator().manual_seed(2))
+    assert not torch.equal(other["face"], mixed["face"])
+
+
+def test_a_stage_mixes_where_its_loss_is_cross_entropy(toy_corpus):
+    """What is mixed by half costs least where both labels are named alike."""
+    examples = PICTURES["fer2013"](toy_corpus, "train")
+    network = FAMILIES["cspp"].build(SMALL)
+    recipe = replace(QUICK, mixup=0.4)
+    work = stages.Work(FAMILIES["cspp"], SMALL, recipe, examples, examples, network)
+    (stage,) = stages.plan(work)
+    given, labels = stage.batch(torch.arange(32), torch.Generator().manual_seed(0))
+    assert labels.shape == (32, len(examples.names))
+    assert torch.allclose(labels.sum(1), torch.ones(32))
+    loss = stage.loss(given, labels)
+    logits = network(**given)
+    by_hand = -(labels * torch.log_softmax(logits, 1)).sum(1).mean()
+    assert float(loss) == pytest.approx(float(by_hand), rel=1e-5)
+    own = stages.Supervised(work, "own", network, loss=lambda face, labels: face.sum())
+    assert own.batch(torch.arange(32), torch.Generator().manual_seed(0))[1].dtype == torch.int64
 
 
 def test_a_clip_changes_as_one_and_its_motion_is_mirrored_with_it():
