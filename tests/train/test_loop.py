@@ -166,7 +166,7 @@ def test_mixing_mixes_inputs_and_labels_alike():
 def test_a_stage_mixes_where_its_loss_is_cross_entropy(toy_corpus):
     """What is mixed by half costs least where both labels are named alike."""
     examples = PICTURES["fer2013"](toy_corpus, "train")
-    network = FAMILIES["cspp"].build(SMALL)
+    network = FAMILIES["cspp"].build(SMALL).eval()
     recipe = replace(QUICK, mixup=0.4)
     work = stages.Work(FAMILIES["cspp"], SMALL, recipe, examples, examples, network)
     (stage,) = stages.plan(work)
