@@ -1,7 +1,5 @@
 """FP16 in the graph: casts at its edges and around exceptions, nothing infinite, and the answers of fp32."""
 
-import io
-
 import numpy as np
 import onnx
 import pytest
@@ -11,30 +9,15 @@ from onnx.reference import ReferenceEvaluator
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 import onnxruntime
+from graphs import graph_of
 
+from edge.smooth import softmax
 from export.errors import ExportError
 from export.fp16 import exceptions, tensor_types, to_fp16, unfit
 from train.models import FAMILIES, conv_lstm, cspp, dam_cnn, emotional_vlan, two_stream
 
 TOLERANCE = 5e-3
 """On probabilities: what NVIDIA allows between precisions."""
-
-
-def graph_of(module, inputs, outputs):
-    """A torch module as an onnx.ModelProto; inputs: shape by name."""
-    torch.manual_seed(0)
-    buffer = io.BytesIO()
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(torch.zeros(shape) for shape in inputs.values()),
-        dynamo=True,
-        opset_version=18,
-        input_names=list(inputs),
-        output_names=list(outputs),
-        verbose=False,
-    )
-    program.save(buffer)
-    return onnx.load_from_string(buffer.getvalue())
 
 
 def run(model, feeds):
@@ -51,11 +34,6 @@ def honest(model, feeds):
     onnx.checker.check_model(model, full_check=True)
     with np.errstate(all="ignore"):
         return ReferenceEvaluator(model).run(None, feeds)
-
-
-def softmax(logits):
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
 
 
 def small(nodes, constants, shape=(1, 4)):

@@ -1,6 +1,5 @@
 """INT8 in the graph: what TensorRT asks of Q and DQ, the same integers for the CPU, and answers like those of fp32."""
 
-import io
 from collections import Counter
 
 import numpy as np
@@ -11,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 import onnxruntime
+from graphs import graph_of
 from scipy.special import softmax
 
 from edge.bundle import DEFAULT, PACKAGED, Bundle
@@ -42,21 +42,6 @@ def session_of(model, optimised=True):
 def answers(model, samples, optimised=True):
     session = session_of(model, optimised)
     return np.concatenate([session.run(None, sample)[0] for sample in samples])
-
-
-def graph_of(module, inputs):
-    buffer = io.BytesIO()
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(torch.zeros(shape) for shape in inputs.values()),
-        dynamo=True,
-        opset_version=18,
-        input_names=list(inputs),
-        output_names=["logits"],
-        verbose=False,
-    )
-    program.save(buffer)
-    return onnx.load_from_string(buffer.getvalue())
 
 
 def noise(shapes, count=8, seed=0, size=1.0):
