@@ -171,7 +171,8 @@ def plan(height: int, width: int, method: Method, image: Image | None = None) ->
         more, drawn = _drawing(height, width, image)
         buffers += more
         launches += drawn
-    return Plan(tuple(buffers), tuple(launches))
+    used = {one.buffer for launch in launches for one in launch.arguments if isinstance(one, Pointer)}
+    return Plan(tuple(one for one in buffers if one.name in used), tuple(launches))
 
 
 FIELDS = ("start", "now0", "earlier0", "now1", "earlier1")

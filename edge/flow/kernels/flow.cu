@@ -225,8 +225,7 @@ extern "C" __global__ void __launch_bounds__(256)
             if (x >= width || y >= height) continue;
             const float u = motion_at(motion, motion_width, motion_height, from, x, y);
             const float v = motion_at(motion + motion_pixels, motion_width, motion_height, from, x, y);
-            const float j12 = sums[1][n];
-            const float right_x = sums[0][n] * u + j12 * v - sums[3][n], right_y = j12 * u + sums[2][n] * v - sums[4][n];
+            const float j12 = sums[1][n], right_x = sums[3][n] + weight * u, right_y = sums[4][n] + weight * v;
             const float j11 = sums[0][n] + weight, j22 = sums[2][n] + weight;
             const float inverse = 1.f / (j11 * j22 - j12 * j12);
             const float a = j22 * inverse, b = -j12 * inverse, c = j11 * inverse;
@@ -234,8 +233,8 @@ extern "C" __global__ void __launch_bounds__(256)
             out[0] = a * weight;
             out[pixels] = b * weight;
             out[2 * pixels] = c * weight;
-            out[3 * pixels] = a * right_x + b * right_y;
-            out[4 * pixels] = b * right_x + c * right_y;
+            out[3 * pixels] = u - (a * right_x + b * right_y);
+            out[4 * pixels] = v - (b * right_x + c * right_y);
         }
     }
 }
