@@ -143,7 +143,8 @@ def bytes_moved(launch: Launch) -> int:
         motion = int(numbers[2]) * int(numbers[3]) if numbers[4] != NONE else 0
         return (2 * 4 + 5 * 4 + 2 * 4) * pixels + 2 * 4 * motion
     if launch.kernel == "relax":
-        fields = len(set(pointers[1:3])) + 1 + int(numbers[-1])
+        # now and earlier; then both again, or where the warp started and the motion.
+        fields = len(set(pointers[1:3]) | ({"start"} if not numbers[-2] else set())) + 1 + int(numbers[-2])
         return (5 * 4 + fields * 2 * 4) * pixels
     if launch.kernel == "draw":
         return (2 * 4 + 3 * {0: 1, 1: 4, 2: 2}[int(numbers[2])]) * pixels

@@ -77,6 +77,8 @@ class CLG:
     coarsest: int = 12
     """Each level of the pyramid has half the sides of the finer one, rounded up; the last is the one before a side
     would have fewer pixels than this."""
+    step: float = 1.5
+    """The most that a warp changes a motion, pixels of its level, along each axis."""
     warps: int = 2
     """How often, at each level, the second picture is warped back and the equations are linearised anew."""
     iterations: int = 16
@@ -91,6 +93,7 @@ class CLG:
             ("rho", 0),
             ("sigma", 0),
             ("coarsest", 4),
+            ("step", 0.1),
             ("warps", 1),
             ("iterations", 1),
         ):

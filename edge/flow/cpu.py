@@ -63,7 +63,7 @@ class _Room:
         self.weights = pairs[5:]
         self.middle, self.ix, self.iy, self.it, self.x, self.y, self.spare, self.inverse = shared[:8]
         self.tensor, self.right = shared[8:13], shared[13:15]
-        self.mean, self.following = pairs[:2]
+        self.mean, self.following, self.start = pairs[:3]
 
 
 _kept = threading.local()
@@ -267,8 +267,10 @@ def _relax(motion: Planes, method: CLG, room: _Room) -> Planes:
     a, b, c = room.system
     now: Planes = room.now
     earlier, mean, following = room.earlier, room.mean, room.following
-    np.copyto(now, motion)
-    np.copyto(earlier, motion)
+    start = room.start
+    np.copyto(start, motion)
+    np.copyto(now, start)
+    np.copyto(earlier, start)
     rows = (-1, now.shape[2])
     (mean_u, mean_v), (following_u, following_v), wanted = mean, following, following.reshape(rows)
     for omega in omegas(method):
@@ -282,4 +284,8 @@ def _relax(motion: Planes, method: CLG, room: _Room) -> Planes:
         flat = earlier.reshape(rows)
         cv2.addWeighted(wanted, omega, flat, 1 - omega, 0, dst=flat)
         now, earlier = earlier, now
+    # A linearisation holds for a pixel or two. Where a picture says nothing, or repeats itself, it would ask for more.
+    now -= start
+    np.clip(now, -method.step, method.step, out=now)
+    now += start
     return now

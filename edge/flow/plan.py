@@ -341,6 +341,8 @@ def _level(levels: list[tuple[int, int]], at: int, method: CLG) -> list[Launch]:
                         Number(method.spectral_radius**2, "float32"),
                         *map(Pointer, (now, earlier)),
                         *_ints(int(not last)),
+                        Pointer("start"),
+                        Number(float(method.step), "float32"),
                         *map(Pointer, (out_now, out_earlier)),
                     ),
                 )

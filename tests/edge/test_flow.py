@@ -109,6 +109,14 @@ def test_flat_pictures_have_no_motion():
         assert not flow(np.full((64, 64), 9, np.uint8), np.full((64, 64), 9, np.uint8), name).any()
 
 
+def test_pictures_that_say_nothing_of_motion_ask_for_little():
+    """Stripes that repeat: without a bound on a warp's step, motion of more than the picture's side."""
+    column = np.arange(101)
+    before, after = (np.tile(np.uint8(255) * ((column + k) % 7 < 3), (90, 1)) for k in (0, 3))
+    assert np.abs(flow(before, after, CLG(step=1e6))).max() > 60
+    assert np.abs(flow(before, after, "clg")).max() < 10
+
+
 def test_local_smoothing_resists_noise(face):
     """What the combined form is for (Bruhn et al., section 3): rho > 0 beats plain Horn-Schunck in noise."""
     truth = smooth_field(face.shape, 2, 3)
@@ -149,6 +157,7 @@ def test_parameters_are_used(face):
         CLG(rho=1),
         CLG(sigma=2),
         CLG(coarsest=30),
+        CLG(step=0.2),
         CLG(warps=1),
         CLG(iterations=3),
         CLG(spectral_radius=0.5),
@@ -206,6 +215,7 @@ def test_bad_methods_and_fields_are_refused():
         ("clg", {"rho": float("nan")}),
         ("clg", {"sigma": 3.0}),
         ("clg", {"coarsest": 2}),
+        ("clg", {"step": 0}),
     ):
         with pytest.raises(OptionError, match=f"{next(iter(wrong))} is .*; expected"):
             named(name, **wrong)

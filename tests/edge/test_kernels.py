@@ -87,6 +87,7 @@ def test_kernels_give_the_cpu_s_flow_on_every_pixel(library, face, shape):
         CLG(iterations=8),
         CLG(iterations=25, warps=1),
         CLG(coarsest=60),
+        CLG(step=0.3),
         CLG(alpha=200, spectral_radius=0.5, warps=3),
     ],
 )

@@ -241,11 +241,13 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // Some relaxation steps, one a barrier, on a square in shared memory. Of a square of kSide pixels the outermost `halo`
 // are other blocks' and go stale by one pixel a step; halo 0 needs a picture that fits into one square.
-// now and earlier: the field and the one a step before it; keep: whether the latter is written too, for more steps.
-// omega: the weight of the step before the first of these.
+// now and earlier: the field and the one a step before it; omega: the weight of the step before the first of these.
+// keep: whether the field before the last is written too, for more steps; else these were the last, and leave the motion
+// no farther than `reach` from where the warp started.
 extern "C" __global__ void __launch_bounds__(kSide *kRows, 2)
     relax(const float *system, int width, int height, int halo, int begin, int steps, float omega, float squared,
-          const float *now, const float *earlier, int keep, float *out_now, float *out_earlier) {
+          const float *now, const float *earlier, int keep, const float *start, float reach, float *out_now,
+          float *out_earlier) {
     extern __shared__ float pool[];
     const int pixels = width * height, inner = kSide - 2 * halo;
     const int left = blockIdx.x * inner - halo, top = blockIdx.y * inner - halo;
@@ -299,9 +301,14 @@ extern "C" __global__ void __launch_bounds__(kSide *kRows, 2)
         const int row = static_cast<int>(threadIdx.y) + i * kRows, y = top + row, at = here + i * kRows * kSide;
         if (!mine_x || row < halo || row >= kSide - halo || y >= height) continue;
         const int to = y * width + x;
+        if (!keep) {
+            const float u = start[to], v = start[to + pixels];
+            out_now[to] = u + fminf(fmaxf(current[at] - u, -reach), reach);
+            out_now[to + pixels] = v + fminf(fmaxf(current[at + kPlane] - v, -reach), reach);
+            continue;
+        }
         out_now[to] = current[at];
         out_now[to + pixels] = current[at + kPlane];
-        if (!keep) continue;
         out_earlier[to] = other[at];
         out_earlier[to + pixels] = other[at + kPlane];
     }
