@@ -110,6 +110,16 @@ def _parser() -> argparse.ArgumentParser:
         help="serve a page with the live picture, results and metrics (default: 127.0.0.1:8765; name SOURCE first)",
     )
     run.add_argument(
+        "--ros",
+        nargs="?",
+        const=True,
+        metavar="URI",
+        help="tell ROS 2 of faces (REP-155): zenoh://HOST:PORT (default: localhost:7447) or dds:// (docs/ros.md)",
+    )
+    run.add_argument(
+        "--mqtt", metavar="URI", help="tell an MQTT broker: mqtt://HOST:1883/PREFIX or mqtts:// (docs/mqtt.md)"
+    )
+    run.add_argument(
         "--budget-ms", type=float, metavar="MS", help="what a frame may cost; above it, less is done, and said"
     )
     run.add_argument("--record", metavar="DIR", help="keep the run, lossless, for edge replay DIR; DIR must be empty")
@@ -170,8 +180,10 @@ def _with_file(
 
 def _run(options: argparse.Namespace) -> int:
     from edge import claim, service
+    from edge.outputs import rosaddress
     from edge.outputs.contract import refuse_collisions
     from edge.outputs.jsonl import JsonLines
+    from edge.outputs.ros4hri import Ros4Hri
     from edge.outputs.summary import Summary
     from edge.outputs.video import AnnotatedVideo
 
@@ -192,6 +204,8 @@ def _run(options: argparse.Namespace) -> int:
         try:
             if options.preview is not None:
                 outputs.append(_preview(options, recognizer, messages))
+            if options.ros is not None:
+                outputs.append(Ros4Hri(rosaddress.DEFAULT if options.ros is True else options.ros))
             if service.asked_for():
                 # The last: an output that is stuck is no sign of life.
                 outputs.append(service.Notifier(lambda: recognizer.dropped))
