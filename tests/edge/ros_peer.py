@@ -7,6 +7,7 @@ A line is JSON: ``key``, ``payload`` and ``attachment`` in hexadecimal, or ``key
 
 import json
 import sys
+import threading
 import time
 
 import zenoh
@@ -20,17 +21,23 @@ def main(way, port, domain="0"):
     if way == "connect":
         config.insert_json5("listen/endpoints", "[]")
 
+    one_at_a_time = threading.Lock()
+
+    def tell(**told):
+        with one_at_a_time:  # each subscriber has a thread of its own
+            print(json.dumps(told), flush=True)
+
     def message(sample):
-        told = {"key": str(sample.key_expr), "payload": sample.payload.to_bytes().hex()}
-        print(json.dumps({**told, "attachment": sample.attachment.to_bytes().hex()}), flush=True)
+        payload, attachment = sample.payload.to_bytes().hex(), sample.attachment.to_bytes().hex()
+        tell(key=str(sample.key_expr), payload=payload, attachment=attachment)
 
     def token(sample):
-        print(json.dumps({"key": str(sample.key_expr), "alive": sample.kind == zenoh.SampleKind.PUT}), flush=True)
+        tell(key=str(sample.key_expr), alive=sample.kind == zenoh.SampleKind.PUT)
 
     session = zenoh.open(config)
     session.declare_subscriber(f"{domain}/humans/**", message)
     session.liveliness().declare_subscriber(f"@ros2_lv/{domain}/**", token, history=True)
-    print(json.dumps({"key": "ready"}), flush=True)
+    tell(key="ready")
     while True:
         time.sleep(1)
 
