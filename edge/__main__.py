@@ -183,6 +183,7 @@ def _run(options: argparse.Namespace) -> int:
     from edge.outputs import rosaddress
     from edge.outputs.contract import refuse_collisions
     from edge.outputs.jsonl import JsonLines
+    from edge.outputs.mqtt import Mqtt
     from edge.outputs.ros4hri import Ros4Hri
     from edge.outputs.summary import Summary
     from edge.outputs.video import AnnotatedVideo
@@ -206,6 +207,8 @@ def _run(options: argparse.Namespace) -> int:
                 outputs.append(_preview(options, recognizer, messages))
             if options.ros is not None:
                 outputs.append(Ros4Hri(rosaddress.DEFAULT if options.ros is True else options.ros))
+            if options.mqtt is not None:
+                outputs.append(Mqtt(options.mqtt))
             if service.asked_for():
                 # The last: an output that is stuck is no sign of life.
                 outputs.append(service.Notifier(lambda: recognizer.dropped))
@@ -233,10 +236,18 @@ def _run(options: argparse.Namespace) -> int:
 
 def _refuse_contradictions(options: argparse.Namespace) -> None:
     """What can be told before anything is opened."""
+    from edge.outputs import address, mqttaddress, rosaddress
+
     if options.max_frames is not None and options.max_frames < 1:
         raise OptionError(f"--max-frames {options.max_frames}: expected 1 or more")
     if options.privacy and options.video is not None:
         raise OptionError("--privacy writes no picture; leave --video out")
+    if options.preview is not None:
+        address.parse(address.DEFAULT if options.preview is True else options.preview)
+    if options.ros is not None:
+        rosaddress.parse(rosaddress.DEFAULT if options.ros is True else options.ros)
+    if options.mqtt is not None:
+        mqttaddress.parse(options.mqtt)
 
 
 def _recognizer(options: argparse.Namespace) -> Recognizer:
@@ -378,7 +389,6 @@ def _doctor(options: argparse.Namespace) -> int:
 def _config_check(options: argparse.Namespace) -> int:
     from edge import config
     from edge.bundle import Bundle
-    from edge.outputs import address
 
     file = Path(options.file or config.SYSTEM)
     said = config.load(file, options.run)
@@ -388,8 +398,6 @@ def _config_check(options: argparse.Namespace) -> int:
         raise OptionError(f'{file}: names no source; expected a line such as  source = "0"')
     _refuse_contradictions(would)
     bundle = Bundle.open(would.bundle)
-    if would.preview is not None:
-        address.parse(address.DEFAULT if would.preview is True else would.preview)
     print(f"{file}: good; edge run --config {file} would run")
     print(config.table(would, options.run, said))
     print(f"with {bundle.where}: {', '.join(bundle.manifest.labels)}")
