@@ -184,7 +184,7 @@ def _run(options: argparse.Namespace) -> int:
     from edge.outputs.contract import refuse_collisions
     from edge.outputs.jsonl import JsonLines
     from edge.outputs.mqtt import Mqtt
-    from edge.outputs.ros4hri import Ros4Hri
+    from edge.outputs.ros4hri import open_ros
     from edge.outputs.summary import Summary
     from edge.outputs.video import AnnotatedVideo
 
@@ -206,7 +206,7 @@ def _run(options: argparse.Namespace) -> int:
             if options.preview is not None:
                 outputs.append(_preview(options, recognizer, messages))
             if options.ros is not None:
-                outputs.append(Ros4Hri(rosaddress.DEFAULT if options.ros is True else options.ros))
+                outputs.append(open_ros(rosaddress.DEFAULT if options.ros is True else options.ros))
             if options.mqtt is not None:
                 outputs.append(Mqtt(options.mqtt))
             if service.asked_for():

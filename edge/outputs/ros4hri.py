@@ -86,28 +86,34 @@ class Ros4Hri(Output):
     that the picture shows. Its id is a letter, this run's four letters and its number, since ids may not come back.
 
     Args:
-        where: see :mod:`edge.outputs.rosaddress`.
+        carrier: the node; it is closed at the end.
+        frame_id: the camera's frame in the headers.
         run: this run's letters; None draws some.
-
-    Raises:
-        OptionError: a URI that is not understood, or a place that can't be used.
-        MissingPackageError: a package of the extra ``ros`` is not installed.
     """
 
-    def __init__(self, where: str = DEFAULT, run: str | None = None) -> None:
-        address = parse(where)
-        self._frame_id = address.frame
+    def __init__(self, carrier: Carrier, frame_id: str = "camera", run: str | None = None) -> None:
+        self._carrier: Carrier | None = carrier
+        self._frame_id = frame_id
         self._run = "".join(random.choices(string.ascii_lowercase, k=4)) if run is None else run
-        self._carrier: Carrier | None = _carrier(address)
-        self._tracked = self._carrier.topic(TRACKED, Ids)
+        self._tracked = carrier.topic(TRACKED, Ids)
         self._faces: dict[str, dict[type[Message], Topic]] = {}
 
     def write(self, frame: Frame, result: Result) -> None:
         """Take in one frame's result; nobody is waited for."""
+        height, width = frame.image.shape[:2]
+        self.tell(Header(stamp_ns(frame), self._frame_id), result, width, height)
+
+    def tell(self, header: Header, result: Result, width: int, height: int) -> None:
+        """The same, of a picture whose header is known.
+
+        Args:
+            header: of the picture, and so of all that is said of it.
+            result: what was seen in it.
+            width: of the picture, pixels.
+            height: likewise.
+        """
         if self._carrier is None:
             return
-        header = Header(stamp_ns(frame), self._frame_id)
-        height, width = frame.image.shape[:2]
         faces = {self.id_of(face): face for face in result.faces}
         for gone in self._faces.keys() - faces.keys():
             self._forget(gone)
@@ -141,6 +147,21 @@ class Ros4Hri(Output):
     def _forget(self, name: str) -> None:
         for topic in self._faces.pop(name).values():
             topic.close()
+
+
+def open_ros(where: str = DEFAULT, run: str | None = None) -> Ros4Hri:
+    """The output that ``edge run --ros`` has.
+
+    Args:
+        where: see :mod:`edge.outputs.rosaddress`.
+        run: see :class:`Ros4Hri`.
+
+    Raises:
+        OptionError: a URI that is not understood, or a place that can't be used.
+        MissingPackageError: a package of the extra ``ros`` is not installed.
+    """
+    address = parse(where)
+    return Ros4Hri(_carrier(address), address.frame, run)
 
 
 def _carrier(address: RosAddress) -> Carrier:

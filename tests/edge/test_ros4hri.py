@@ -316,7 +316,7 @@ def test_a_router_that_comes_later(monkeypatch, caplog):
     pytest.importorskip("zenoh")
     monkeypatch.delenv("ROS_DOMAIN_ID", raising=False)
     port = free_port()
-    output = ros4hri.Ros4Hri(f"zenoh://127.0.0.1:{port}", run="abcd")
+    output = ros4hri.open_ros(f"zenoh://127.0.0.1:{port}", run="abcd")
     assert f"no zenoh router at 127.0.0.1:{port} yet (Connection refused)" in caplog.text
     frame = Frame(0, 0, np.zeros((360, 640, 3), np.uint8))
     begun = time.perf_counter()
