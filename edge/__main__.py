@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=True,
         metavar="URI",
-        help="tell ROS 2 of faces (REP-155): zenoh://HOST:PORT (default: localhost:7447) or dds:// (docs/ros.md)",
+        help="tell ROS 2 of faces (REP-155): zenoh://HOST:PORT (default: localhost:7447) or dds://; name SOURCE first",
     )
     run.add_argument(
         "--mqtt", metavar="URI", help="tell an MQTT broker: mqtt://HOST:1883/PREFIX or mqtts:// (docs/mqtt.md)"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,11 +16,11 @@ from edge.errors import SourceError
 
 @contextlib.contextmanager
 def claimed(source: str) -> Iterator[None]:
-    """Hold a camera for as long as the block lasts.
+    """Hold a camera for as long as the block lasts; the kernel lets go of it when the process ends, however it ends.
 
-    A Video4Linux device is locked itself (flock(2)): it may be opened twice, and only the second one's pictures would
-    fail to come. A CSI camera, which has no device file of its own, is an abstract socket's name. The kernel lets go of
-    both when the process ends, however it ends. Other sources may be watched by several.
+    A camera is held by name, as an abstract socket: a device that is itself held open keeps its number when it is
+    unplugged, and comes back under another one. Such names are seen within one network namespace. Sources that are no
+    camera of this machine may be watched by several.
 
     Args:
         source: as ``edge run`` takes it.
@@ -27,12 +28,24 @@ def claimed(source: str) -> Iterator[None]:
     Raises:
         SourceError: another ``edge`` watches this camera.
     """
-    with contextlib.ExitStack() as held:
-        device = device_of(source)
-        if device is not None:
-            _lock(device, held)
-        elif source.startswith("csi://"):
-            _bind(source.partition("?")[0], held)
+    device = device_of(source)
+    if device is not None:
+        name = str(device.resolve())
+    elif source.startswith("csi://"):
+        name = source.partition("?")[0]
+    else:
+        yield
+        return
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as lock:
+        try:
+            lock.bind(_address(name))
+            lock.listen()  # so that who comes second can ask who was first
+        except OSError as error:
+            # Where the name can't be had for another reason, the camera may still be.
+            if error.errno == errno.EADDRINUSE:
+                raise SourceError(
+                    f"{name}: the camera is busy: another edge watches it{_first(name)}; stop that, or choose another"
+                ) from None
         yield
 
 
@@ -69,28 +82,15 @@ def busy(source: str, error: SourceError) -> SourceError:
     return SourceError(f"{error}; it is open in {', '.join(others)}: stop that first") if others else error
 
 
-def _lock(device: Path, held: contextlib.ExitStack) -> None:
-    try:
-        number = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError:
-        return  # what is wrong with it is the camera's to say
-    held.callback(os.close, number)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        others = ", ".join(holders(device)) or "a process of another user"
-        raise SourceError(
-            f"{device}: the camera is busy: another edge watches it ({others}); stop that, or choose another camera"
-        ) from None
-    except OSError:
-        return  # a device that can't be locked is opened as it is
+def _address(name: str) -> str:
+    return f"\0edge-camera-{name}"[:107]  # all that an address can hold
 
 
-def _bind(name: str, held: contextlib.ExitStack) -> None:
-    lock = held.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)))
-    try:
-        lock.bind(f"\0edge-camera-{name}")
-    except OSError:
-        raise SourceError(
-            f"{name}: the camera is busy: another edge watches it; stop that (systemctl status edge), or choose another"
-        ) from None
+def _first(name: str) -> str:
+    """Who holds a camera's name, in brackets, as the kernel says; nothing where it does not."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(1.0)
+        asking.connect(_address(name))
+        process, user, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return f" (pid {process}, user {user})"
+    return ""

@@ -1,6 +1,7 @@
 """A zenoh peer of its own, as a ROS node with rmw_zenoh is one: it tells on standard output what it hears.
 
 python ros_peer.py listen PORT | connect PORT [DOMAIN]
+python ros_peer.py router PORT: rmw_zenoh's router, by the same library; it tells that it is ready
 
 A line is JSON: ``key``, ``payload`` and ``attachment`` in hexadecimal, or ``key`` and ``alive`` for a liveliness token.
 """
@@ -15,11 +16,11 @@ import zenoh
 
 def main(way, port, domain="0"):
     config = zenoh.Config()
-    config.insert_json5("mode", '"peer"')
+    config.insert_json5("mode", '"router"' if way == "router" else '"peer"')
     config.insert_json5("scouting/multicast/enabled", "false")
-    config.insert_json5(f"{way}/endpoints", f'["tcp/127.0.0.1:{port}"]')
+    config.insert_json5(f"{'connect' if way == 'connect' else 'listen'}/endpoints", f'["tcp/127.0.0.1:{port}"]')
     if way == "connect":
-        config.insert_json5("listen/endpoints", "[]")
+        config.insert_json5("listen/endpoints", '["tcp/localhost:0"]')
 
     one_at_a_time = threading.Lock()
 
@@ -35,6 +36,9 @@ def main(way, port, domain="0"):
         tell(key=str(sample.key_expr), alive=sample.kind == zenoh.SampleKind.PUT)
 
     session = zenoh.open(config)
+    if way == "router":
+        tell(key="ready")
+        threading.Event().wait()
     session.declare_subscriber(f"{domain}/humans/**", message)
     session.liveliness().declare_subscriber(f"@ros2_lv/{domain}/**", token, history=True)
     tell(key="ready")
