@@ -184,6 +184,7 @@ def _run(options: argparse.Namespace) -> int:
     from edge.outputs.contract import refuse_collisions
     from edge.outputs.jsonl import JsonLines
     from edge.outputs.mqtt import Mqtt
+    from edge.outputs.notifier import Notifier
     from edge.outputs.ros4hri import open_ros
     from edge.outputs.summary import Summary
     from edge.outputs.video import AnnotatedVideo
@@ -211,7 +212,7 @@ def _run(options: argparse.Namespace) -> int:
                 outputs.append(Mqtt(options.mqtt))
             if service.asked_for():
                 # The last: an output that is stuck is no sign of life.
-                outputs.append(service.Notifier(lambda: recognizer.dropped))
+                outputs.append(Notifier(lambda: recognizer.dropped))
             _log_start(options, recognizer)
             with contextlib.closing(_Progress(sys.stderr)) as progress:
                 try:
@@ -397,6 +398,7 @@ def _config_check(options: argparse.Namespace) -> int:
     if would.source is None:
         raise OptionError(f'{file}: names no source; expected a line such as  source = "0"')
     _refuse_contradictions(would)
+    config.require_packages(file, would)
     bundle = Bundle.open(would.bundle)
     print(f"{file}: good; edge run --config {file} would run")
     print(config.table(would, options.run, said))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,6 +39,13 @@ EXAMPLES: Mapping[str, object] = {
     "ros": "zenoh://localhost:7447",
 }
 """What a key may look like where it has no default."""
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "preview": ("starlette", "uvicorn", "websockets", "prometheus_client"),
+    "ros": ("rosbags",),
+    "mqtt": ("paho",),
+}
+"""The modules of the extras of the same names."""
 
 
 def keys(run: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -121,6 +129,21 @@ def commented(run: argparse.ArgumentParser) -> str:
         lines += ["", f"# {meaning}" if meaning else f"# {name}"]
         lines.append(f"#{name} = {_toml(value)}" + ("" if default or _is_flag(action) else "  # (an example)"))
     return "\n".join(lines)
+
+
+def require_packages(path: Path, options: argparse.Namespace) -> None:
+    """Whether what the outputs need is installed, without importing it.
+
+    Raises:
+        MissingPackageError: it is not.
+    """
+    carrier = "cyclonedds" if str(options.ros).startswith("dds") else "zenoh"
+    for name, modules in {**NEEDS, "ros": (*NEEDS["ros"], carrier)}.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if getattr(options, name) is not None and missing:
+            raise MissingPackageError(
+                f"{path}: {name} needs {', '.join(missing)}; type: pip install 'edge-emotion[{name}]'"
+            )
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """edge.toml: every key checked, the command line wins, and what would run is what runs."""
 
+import importlib.util
 import json
 import sys
 
@@ -110,6 +111,8 @@ def test_check_says_what_would_run(toml, capfd):
         ("landmarks = 7", 'landmarks = 7 is not one of "68", "5"'),
         ("jsonl = true", "jsonl = true is not text in quotation marks"),
         ("jsonl = ''", 'jsonl = "" is not text in quotation marks'),
+        ("source = '0'\nros = 'http://a'", "--ros 'http://a': expected zenoh://HOST:PORT or dds://"),
+        ("source = '0'\nmqtt = 'a'", "--mqtt 'a': expected mqtt://HOST:1883/PREFIX"),
         ("preview = 1.5", "preview = 1.5 is not text in quotation marks, true or false"),
         ("source = v4l2", "not TOML (Invalid value (at line 1, column 10))"),
         ("source = '0'\nsource = '1'", "not TOML (Cannot overwrite a value"),
@@ -141,3 +144,22 @@ def test_python_3_10_is_told_what_to_install(toml, monkeypatch, capfd):
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))
     monkeypatch.setitem(sys.modules, "tomli", None)
     assert "a configuration file needs tomli; type: pip install tomli" in refused(capfd, "config", "check", toml(""))
+
+
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [
+        ("ros = true", "rosbags"),
+        ("ros = 'dds'", "cyclonedds"),
+        ("mqtt = 'mqtt://a'", "paho"),
+        ("preview = 1", "uvicorn"),
+    ],
+)
+def test_check_names_what_is_not_installed(toml, monkeypatch, capfd, text, module):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name, *rest))
+    expected = f"{text.split()[0]} needs "
+    refusal = refused(capfd, "config", "check", toml(f"source = '0'\n{text}"))
+    assert expected in refusal
+    assert module in refusal
+    assert f"type: pip install 'edge-emotion[{text.split()[0]}]'" in refusal

@@ -14,6 +14,7 @@ import pytest
 import edge
 from edge import claim, service
 from edge.__main__ import main
+from edge.outputs.notifier import Notifier
 from edge.types import Frame, Result
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -102,7 +103,7 @@ def test_what_systemd_could_not_take_is_sent_again(manager):
     environment = {"NOTIFY_SOCKET": manager.name}
     while service.notify("X=1", environment):
         pass
-    notifier = service.Notifier(environment=environment)
+    notifier = Notifier(environment=environment)
     frame, result = Frame(0, 0, None), Result(0, 0, (), {})
     notifier.write(frame, result)
     assert "READY=1" not in str(manager.waiting())
@@ -124,6 +125,18 @@ def test_nobody_listens(tmp_path, monkeypatch, capfd):
     assert not service.notify("READY=1", {"NOTIFY_SOCKET": "vsock:2:1"})
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
     assert main(["run", "synthetic://?frames=2", "--landmarks", "5"]) == 0
+
+
+def test_a_refusal_needs_nothing_installed():
+    """Also that numpy is missing must be said in one line."""
+    code = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "from edge.__main__ import main; sys.exit(main(['run', 'nowhere.mp4']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "edge: numpy is not installed; type: pip install numpy\n"
 
 
 def test_the_watchdog_is_for_this_process_alone():
