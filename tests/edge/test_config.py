@@ -81,7 +81,7 @@ def test_what_is_shown_can_be_used(run_parser, toml, capfd):
 
 
 def test_check_says_what_would_run(toml, capfd):
-    file = toml('source = "rtsp://me:secret@10.0.0.1/a?key=1"\nprecision = "fp32"\npreview = true\nprivacy = true\n')
+    file = toml('source = "rtsp://me:secret@10.0.0.1/a?key=1"\nprecision = "fp32"\nprivacy = true\n')
     assert main(["config", "check", str(file)]) == 0
     out = capfd.readouterr().out
     assert f"{file}: good; edge run --config {file} would run" in out
@@ -89,7 +89,7 @@ def test_check_says_what_would_run(toml, capfd):
     assert "secret" not in out
     assert "precision       fp32\n" in out
     assert "backend         auto  (default)\n" in out
-    assert "preview         yes\n" in out
+    assert "privacy         yes\n" in out
     assert "angry, disgust, fear, happy, sad, surprise, neutral" in out
 
 

@@ -118,6 +118,15 @@ def test_only_a_sure_face_has_an_expression(state):
     assert ros4hri.expression(Header(0, "camera"), make_face(label=None, state=state)) is None
 
 
+def test_contempt_is_left_empty():
+    said = ros4hri.expression(Header(0, "camera"), make_face(label="contempt"))
+    assert (said.expression, said.confidence) == ("", 0.875)
+    read = Cdr(Encoder().encode(said))
+    read.header()
+    assert read.text() == ""
+    assert read.floats(3)[2] == 0.875
+
+
 def test_a_region_is_within_the_picture():
     header = Header(0, "camera")
     whole = ros4hri.region(header, make_face(), 640, 360)
