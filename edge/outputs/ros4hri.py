@@ -17,6 +17,7 @@ from edge.errors import MissingPackageError
 from edge.outputs.contract import Output
 from edge.outputs.rosaddress import DEFAULT, RosAddress, parse
 from edge.outputs.roscarrier import Carrier, Topic
+from edge.outputs.rosclock import now_ns
 from edge.outputs.rosmessages import Expression, Header, Ids, Message, Region
 from edge.types import Face, FaceState, Frame, Result
 
@@ -51,7 +52,7 @@ def word(label: str) -> str:
 
 def stamp_ns(frame: Frame) -> int:
     """When a frame was captured (a live one) or read (a file's), nanoseconds since 1970, as ROS stamps have it."""
-    return time.time_ns() - (time.monotonic_ns() - frame.read_ns if frame.read_ns else 0)
+    return now_ns() - (time.monotonic_ns() - frame.read_ns if frame.read_ns else 0)
 
 
 def region(header: Header, face: Face, width: int, height: int) -> Region:
@@ -133,7 +134,7 @@ class Ros4Hri(Output):
         """Say that nobody is there any more, and leave the network; may be called twice."""
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
-            self._tracked.send(Ids(Header(time.time_ns(), self._frame_id), ()))
+            self._tracked.send(Ids(Header(now_ns(), self._frame_id), ()))
             for name in list(self._faces):
                 self._forget(name)
             self._tracked.close()

@@ -16,13 +16,13 @@ import logging
 import os
 import socket
 import struct
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import MissingPackageError, OptionError
 from edge.outputs.rosaddress import RosAddress
 from edge.outputs.roscarrier import Carrier, Topic
+from edge.outputs.rosclock import now_ns
 from edge.outputs.rosmessages import INSTALL, Encoder, Message, dds_name
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class _ZenohTopic(Topic):
         self._sequence = itertools.count(1)
 
     def send(self, message: Message) -> None:
-        attachment = struct.pack("<qqB16s", next(self._sequence), time.time_ns(), 16, self._gid)
+        attachment = struct.pack("<qqB16s", next(self._sequence), now_ns(), 16, self._gid)
         self._publisher.put(self._carrier.encode(message), attachment=attachment)
 
     def close(self) -> None:
