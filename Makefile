@@ -32,7 +32,7 @@ lint: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/mypy
 
 test-runtime: $(RUNTIME)/.installed-test
-	$(RUNTIME)/bin/python -m pytest tests/edge tests/test_*.py
+	$(RUNTIME)/bin/python -m pytest tests/edge tests/examples tests/test_*.py
 
 soak: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python -m benchmarks.soak $(SOAK)
@@ -62,12 +62,12 @@ $(RUNTIME)/.installed: pyproject.toml
 	touch $@
 
 $(RUNTIME)/.installed-test: $(RUNTIME)/.installed
-	$(RUNTIME)/bin/python $(PIP) -e ".[preview,test]"
+	$(RUNTIME)/bin/python $(PIP) -e ".[preview,ros,mqtt,test]"
 	touch $@
 
 # torch first: anything that depends on it would otherwise bring its largest build.
 $(DESKTOP)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(DESKTOP)
 	$(DESKTOP)/bin/python $(PIP) "$(TORCH)"
-	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,cluster,preview,test,lint]"
+	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,cluster,preview,ros,mqtt,test,lint]"
 	touch $@

@@ -1,19 +1,21 @@
-"""``edge run | replay | check | doctor``: the command line."""
+"""``edge run | replay | check | doctor | config``: the command line."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from edge.arguments import BAD_INPUT, Parser
-from edge.errors import BundleError, EdgeError, OptionError
+from edge.errors import BundleError, EdgeError, OptionError, SourceError
 
 if TYPE_CHECKING:
     from edge.outputs.contract import Output
@@ -35,9 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
+        if options.command is _run:
+            options = _with_file(parser, options, arguments)
         status = command(options)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -62,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refuse(message: str) -> int:
     line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
-    print(f"edge: {line}", file=sys.stderr)
+    from edge.service import graded, notify
+
+    print(graded(f"edge: {line}", logging.ERROR, sys.stderr), file=sys.stderr)
+    notify(f"STATUS={line}")  # systemctl status shows it
     return BAD_INPUT
 
 
@@ -76,15 +84,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="recognise the faces in a source", description="Recognise faces.")
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, parser=run)
     run.add_argument(
         "source",
+        nargs="?",
         metavar="SOURCE",
         help="video, picture, folder, camera number, or file:// dir:// v4l2:// csi:// rtsp:// http:// synthetic://",
     )
     run.add_argument("--bundle", help="name of a packaged bundle, or path of a folder or zip (default: face)")
-    run.add_argument("--backend", choices=("auto", "onnxruntime", "tensorrt"), default="auto")
-    run.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), default="auto")
+    run.add_argument(
+        "--backend", choices=("auto", "onnxruntime", "tensorrt"), default="auto", help="what the network runs in"
+    )
+    run.add_argument(
+        "--precision", choices=("auto", "fp32", "fp16", "int8"), default="auto", help="which of the bundle's graphs"
+    )
     run.add_argument("--landmarks", choices=("68", "5"), default="68", help="landmark model (default: 68)")
     run.add_argument("--min-face", type=int, metavar="PIXELS", help="smallest face to find (default: 60; pictures 40)")
     run.add_argument("--jsonl", metavar="FILE|-", help="write one JSON line a frame")
@@ -97,6 +110,16 @@ def _parser() -> argparse.ArgumentParser:
         help="serve a page with the live picture, results and metrics (default: 127.0.0.1:8765; name SOURCE first)",
     )
     run.add_argument(
+        "--ros",
+        nargs="?",
+        const=True,
+        metavar="URI",
+        help="tell ROS 2 of faces (REP-155): zenoh://HOST:PORT (default: localhost:7447) or dds://; name SOURCE first",
+    )
+    run.add_argument(
+        "--mqtt", metavar="URI", help="tell an MQTT broker: mqtt://HOST:1883/PREFIX or mqtts:// (docs/mqtt.md)"
+    )
+    run.add_argument(
         "--budget-ms", type=float, metavar="MS", help="what a frame may cost; above it, less is done, and said"
     )
     run.add_argument("--spare", metavar="BUNDLE", help="a smaller bundle that reads where the budget is not kept else")
@@ -106,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--privacy", action="store_true", help="write, record and serve no picture at all")
     run.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    run.add_argument(
+        "--config", metavar="FILE", help="take from edge.toml what is not said here (docs/configuration.md)"
+    )
+    run.add_argument(
+        "--without", action="append", default=[], metavar="KEY", help="leave out what the file says of KEY"
+    )
 
     replay = commands.add_parser("replay", help="a recorded run once more", description="Run a recording again.")
     replay.set_defaults(command=_replay)
@@ -121,34 +150,51 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="what this machine is and what runs on it")
     doctor.set_defaults(command=_doctor)
+
+    config = commands.add_parser("config", help="look at edge.toml", description="Look at edge.toml.")
+    looks = config.add_subparsers(required=True, metavar="check|show")
+    config_check = looks.add_parser("check", help="is the file good, and what would run?")
+    config_check.set_defaults(command=_config_check, run=run)
+    config_check.add_argument("file", nargs="?", metavar="FILE", help="default: /etc/edge/edge.toml")
+    show = looks.add_parser("show", help="every key with its meaning, as TOML to begin with")
+    show.set_defaults(command=_config_show, run=run)
     return parser
 
 
+def _with_file(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """What the command line says, and where it says nothing, the file."""
+    from edge import config
+
+    if options.config is not None:
+        said = config.load(Path(options.config), options.parser)
+        said = config.without(said, options.without, options.parser)
+        options.parser.set_defaults(**config.defaults(options.parser, said))
+        options = parser.parse_args(arguments)
+    elif options.without:
+        raise OptionError("--without is for what --config says; leave the option itself out instead")
+    if options.source is None:
+        options.parser.error("the following arguments are required: SOURCE (or --config FILE that names a source)")
+    return options
+
+
 def _run(options: argparse.Namespace) -> int:
+    from edge import claim, service
+    from edge.outputs import rosaddress
     from edge.outputs.contract import refuse_collisions
     from edge.outputs.jsonl import JsonLines
+    from edge.outputs.mqtt import Mqtt
+    from edge.outputs.notifier import Notifier
+    from edge.outputs.ros4hri import open_ros
     from edge.outputs.summary import Summary
     from edge.outputs.video import AnnotatedVideo
-    from edge.recognizer import Recognizer
 
-    if options.max_frames is not None and options.max_frames < 1:
-        raise OptionError(f"--max-frames {options.max_frames}: expected 1 or more")
-    if options.privacy and options.video is not None:
-        raise OptionError("--privacy writes no picture; leave --video out")
+    _refuse_contradictions(options)
     signal.signal(signal.SIGTERM, _interrupt)
+    service.log_to(sys.stderr)
     messages = sys.stderr if options.jsonl == "-" else sys.stdout
-    with Recognizer(
-        options.source,
-        bundle=options.bundle,
-        backend=options.backend,
-        precision=options.precision,
-        landmarks=options.landmarks,
-        min_face=options.min_face,
-        record=options.record,
-        budget_ms=options.budget_ms,
-        spare=options.spare,
-        record_private=options.record_private or (options.privacy and options.record is not None),
-    ) as recognizer:
+    with claim.claimed(options.source), _recognizer(options) as recognizer:
         outputs: list[Output] = []
         if options.jsonl is not None:
             outputs.append(JsonLines(options.jsonl))
@@ -157,10 +203,18 @@ def _run(options: argparse.Namespace) -> int:
         files = [output.file for output in outputs if isinstance(output, JsonLines | AnnotatedVideo)]
         refuse_collisions(options.source, [file for file in files if file is not None])
         outputs.append(Summary())
-        if options.preview is not None:
-            outputs.append(_preview(options, recognizer, messages))
         whole = False
         try:
+            if options.preview is not None:
+                outputs.append(_preview(options, recognizer, messages))
+            if options.ros is not None:
+                outputs.append(open_ros(rosaddress.DEFAULT if options.ros is True else options.ros))
+            if options.mqtt is not None:
+                outputs.append(Mqtt(options.mqtt))
+            if service.asked_for():
+                # The last: an output that is stuck is no sign of life.
+                outputs.append(Notifier(lambda: recognizer.dropped))
+            _log_start(options, recognizer)
             with contextlib.closing(_Progress(sys.stderr)) as progress:
                 try:
                     for count, (frame, result) in enumerate(recognizer.with_frames(), 1):
@@ -180,6 +234,52 @@ def _run(options: argparse.Namespace) -> int:
     if options.record is not None:
         print(f"{options.record} recorded; type: edge replay {options.record}", file=messages)
     return 0
+
+
+def _refuse_contradictions(options: argparse.Namespace) -> None:
+    """What can be told before anything is opened."""
+    from edge.outputs import address, mqttaddress, rosaddress
+
+    if options.max_frames is not None and options.max_frames < 1:
+        raise OptionError(f"--max-frames {options.max_frames}: expected 1 or more")
+    if options.privacy and options.video is not None:
+        raise OptionError("--privacy writes no picture; leave --video out")
+    if options.preview is not None:
+        address.parse(address.DEFAULT if options.preview is True else options.preview)
+    if options.ros is not None:
+        rosaddress.parse(rosaddress.DEFAULT if options.ros is True else options.ros)
+    if options.mqtt is not None:
+        mqttaddress.parse(options.mqtt)
+
+
+def _recognizer(options: argparse.Namespace) -> Recognizer:
+    from edge import claim
+    from edge.recognizer import Recognizer
+
+    try:
+        return Recognizer(
+            options.source,
+            bundle=options.bundle,
+            backend=options.backend,
+            precision=options.precision,
+            landmarks=options.landmarks,
+            min_face=options.min_face,
+            record=options.record,
+            budget_ms=options.budget_ms,
+            spare=options.spare,
+            record_private=options.record_private or (options.privacy and options.record is not None),
+        )
+    except SourceError as error:
+        raise claim.busy(options.source, error) from error
+
+
+def _log_start(options: argparse.Namespace, recognizer: Recognizer) -> None:
+    from edge.sources.uri import shown
+
+    logging.getLogger("edge").info(
+        "running source=%s bundle=%s backend=%s precision=%s",
+        *(shown(options.source), recognizer.bundle.where, recognizer.engine.backend, recognizer.engine.precision),
+    )
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -294,6 +394,32 @@ def _doctor(options: argparse.Namespace) -> int:
     report, usable = screen()
     print(report)
     return 0 if usable else BAD_INPUT
+
+
+def _config_check(options: argparse.Namespace) -> int:
+    from edge import config
+    from edge.bundle import Bundle
+
+    file = Path(options.file or config.SYSTEM)
+    said = config.load(file, options.run)
+    options.run.set_defaults(**config.defaults(options.run, said))
+    would = options.run.parse_args([])
+    if would.source is None:
+        raise OptionError(f'{file}: names no source; expected a line such as  source = "0"')
+    _refuse_contradictions(would)
+    config.require_packages(file, would)
+    bundle = Bundle.open(would.bundle)
+    print(f"{file}: good; edge run --config {file} would run")
+    print(config.table(would, options.run, said))
+    print(f"with {bundle.where}: {', '.join(bundle.manifest.labels)}")
+    return 0
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    from edge import config
+
+    print(config.commented(options.run))
+    return 0
 
 
 def _interrupt(number: int, stack: object) -> None:

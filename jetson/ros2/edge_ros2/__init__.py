@@ -1,0 +1,1 @@
+"""Facial expressions as ROS4HRI topics, in a node of rclpy."""
