@@ -12,7 +12,17 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(')
 
-FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-fno-math-errno", "-fno-strict-aliasing")
+FLAGS = (
+    "-std=c++17",
+    "-O2",
+    "-fPIC",
+    "-shared",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-fno-math-errno",
+    "-fno-strict-aliasing",
+)
 
 
 def names(source: Path) -> list[str]:

@@ -23,7 +23,6 @@ struct Fibre {
 };
 
 std::vector<Fibre> fibres(kMostThreads);
-ucontext_t entered;
 jmp_buf scheduler;
 unsigned current;
 void (*body)(void **);
