@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import threading
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,15 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.cuda.driver import OUT_OF_MEMORY, SUCCESS, Driver, DriverError
+from edge.cuda.driver import OUT_OF_MEMORY, SUCCESS, DriverError
 from edge.cuda.errors import DeviceLostError, DeviceMemoryError
-from edge.cuda.kernels import Kernels, cache_folder, compiled
+from edge.cuda.held import Held
+from edge.cuda.kernels import Kernels, Loaded, cache_folder, compiled
+from edge.cuda.opening import WAY_OUT, opened
 from edge.errors import BackendError, ClosedError
-
-OLDEST_DRIVER = (12, 2)
-"""JetPack 6.0's. Capture, graphs and what TensorRT 10.3 wants are all there."""
-
-WAY_OUT = "--backend onnxruntime"
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING."""
@@ -67,29 +60,27 @@ class Buffer:
 class Timer:
     """How long the GPU takes from one point of the stream to another. Made by :meth:`Device.timer`."""
 
-    def __init__(self, device: Device, first: Any, last: Any) -> None:
-        self._device, self._first, self._last = device, first, last
+    def __init__(self, device: Device, events: list[Any]) -> None:
+        # The list is the device's, which empties it when it is closed.
+        self._device, self._events = device, events
 
     def start(self) -> None:
         """Mark the beginning in the stream."""
         with self._device.doing("timing"):
-            self._first.record(self._device.queue)
+            self._events[0].record(self._device.queue)
 
     def stop(self) -> None:
         """Mark the end in the stream."""
         with self._device.doing("timing"):
-            self._last.record(self._device.queue)
+            self._events[1].record(self._device.queue)
 
     @property
     def ms(self) -> float:
         """Milliseconds between both; waits for the end."""
         with self._device.doing("timing"):
-            self._last.synchronize()
-            return float(self._last.time_since(self._first))
-
-    def release(self) -> None:
-        """Let go of the marks; called by the device."""
-        self._first = self._last = None
+            first, last = self._events
+            last.synchronize()
+            return float(last.time_since(first))
 
 
 class Graph:
@@ -134,7 +125,7 @@ class Device:
     """
 
     def __init__(self, ordinal: int = 0, *, cache: Path | None = None) -> None:
-        self.drv, self.driver = _opened()
+        self.drv, self.driver = opened()
         self.driver_version = self.driver.version()
         self._cache = cache or cache_folder()
         self.lost: str | None = None
@@ -145,9 +136,9 @@ class Device:
                 raise BackendError(f"GPU {ordinal} was asked for; this machine has {count}, counted from 0; {WAY_OUT}")
             gpu = self.drv.Device(ordinal)
             self.name, self.capability, self.memory = gpu.name(), gpu.compute_capability(), gpu.total_memory()
-            self._held = _Held(self.drv, self.driver, gpu.retain_primary_context())
-        except self.drv.Error as error:
-            raise self.translated(error, "opening it") from error
+            self._held = Held(self.drv, self.driver, gpu, ordinal)
+        except (self.drv.Error, DriverError) as error:
+            raise self.translated(error, "opening it", alive=True) from error
         self._finalizer = weakref.finalize(self, self._held.release)
         try:
             with self.doing("making a stream"):
@@ -164,7 +155,7 @@ class Device:
         return self._held.stream
 
     def active(self) -> Doing:
-        """``with device.active():`` makes the GPU current for this thread: for other libraries, and for many calls at once.
+        """``with device.active():`` makes the GPU current for this thread: for other libraries, for many calls.
 
         May be nested. What PyCUDA raises within comes out as a ``BackendError``.
         """
@@ -246,9 +237,9 @@ class Device:
         arch = f"sm_{self.capability[0]}{self.capability[1]}"
         codes = [compiled(source, arch, self._cache, self.driver_version) for source in sources]
         with self.doing("loading kernels"):
-            kernels = Kernels(self, [self.drv.module_from_buffer(code) for code in codes])
-            self._held.kernels.append(kernels)
-        return kernels
+            loaded = Loaded([self.drv.module_from_buffer(code) for code in codes])
+            self._held.loaded.append(loaded)
+        return Kernels(self, loaded)
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """Do some work on the stream once, then note it as a graph that replays in one call.
@@ -292,9 +283,9 @@ class Device:
     def timer(self) -> Timer:
         """Two marks for the stream."""
         with self.doing("making a timer"):
-            timer = Timer(self, self.drv.Event(), self.drv.Event())
-            self._held.timers.append(timer)
-        return timer
+            events = [self.drv.Event(), self.drv.Event()]
+            self._held.events.append(events)
+        return Timer(self, events)
 
     def free_memory(self) -> int:
         """Bytes that are free on the GPU now."""
@@ -324,21 +315,30 @@ class Device:
         try:
             self._held.push()
         except self.drv.Error as error:
-            raise self.translated(error, "making it current") from error
+            raise self.translated(error, "making it current", alive=True) from error
 
     def leave(self) -> None:
         """Undo :meth:`enter`."""
-        self._held.pop()
+        try:
+            self._held.pop()
+        except self.drv.Error as error:
+            raise self.translated(error, "putting it aside") from error
 
-    def translated(self, error: Exception, what: str) -> BackendError:
-        """The error to raise for one of the driver's."""
+    def translated(self, error: Exception, what: str, *, alive: bool = False) -> BackendError:
+        """The error to raise for one of the driver's.
+
+        Args:
+            error: PyCUDA's, or a ``DriverError``.
+            what: was being done.
+            alive: take the GPU for alive unless the error itself says that it isn't; else the GPU is asked.
+        """
         words = str(error)
         if isinstance(error, self.drv.MemoryError) or getattr(error, "result", SUCCESS) == OUT_OF_MEMORY:
             return DeviceMemoryError(
                 f"{self.name}: out of GPU memory while {what} ({self._room()}); "
                 f"close other programs that use it, take a smaller bundle or --precision, or type: {WAY_OUT}"
             )
-        if self.driver.fatal(words) or (hasattr(self, "_held") and self.driver.state() != SUCCESS):
+        if self.driver.fatal(words) or not (alive or self.driver.state() == SUCCESS):
             self.lost = (
                 f"{self.name} was lost while {what} ({words}); go on with {WAY_OUT}; "
                 "only a new process can use it again; sudo dmesg may tell why"
@@ -379,143 +379,6 @@ class Doing:
                 raise device.translated(error, self._what) from error
         finally:
             device.leave()
-
-
-class _Held:
-    """What must be given back to the driver; apart from the device, so that it can be when that is dropped.
-
-    PyCUDA frees a thing only where its context is current or on the thread that made the context, and ends the process
-    when a thread ends with a context still current. So a context is current only while something is done.
-    """
-
-    def __init__(self, drv: Any, driver: Driver, context: Any) -> None:
-        self.drv, self.driver, self.context = drv, driver, context
-        self.stream: Any = None
-        self.memory: list[Any] = []
-        self.pinned: list[npt.NDArray[Any]] = []
-        self.kernels: list[Kernels] = []
-        self.graphs: list[int] = []
-        self.timers: list[Timer] = []
-        self.closed = self.lost = False
-        self._depth = threading.local()
-
-    def push(self) -> None:
-        """Make the context current for this thread, if it isn't."""
-        depth = getattr(self._depth, "value", 0)
-        if not depth:
-            self.context.push()
-        self._depth.value = depth + 1
-
-    def pop(self) -> None:
-        """Undo the last :meth:`push` of this thread."""
-        self._depth.value -= 1
-        if not self._depth.value and not self.closed:
-            try:
-                self.context.pop()
-            except self.drv.Error:
-                # A driver that can't even do this is lost; a context left in PyCUDA's stack would end the process.
-                self.lost = True
-                self.context.detach()
-
-    def release(self) -> None:
-        """Give everything back, whatever has happened."""
-        if self.closed:
-            return
-        self.closed = True
-        inside = getattr(self._depth, "value", 0) > 0
-        try:
-            if not inside:
-                self.context.push()
-        except self.drv.Error:
-            self.lost = True
-        else:
-            if not self.lost and self.stream is not None:
-                with suppress(self.drv.Error):
-                    self.stream.synchronize()
-        kept = [weakref.ref(array) for array in self.pinned]
-        self.pinned.clear()
-        # Whoever still has a page-locked array keeps the context, and the array stays valid.
-        alone = all(array() is None for array in kept)
-        if self.lost and alone:
-            # PyCUDA then takes all that hangs on the context for gone, and says nothing about each piece.
-            self._detach()
-        for graph in self.graphs:
-            self.driver.destroy(graph)
-        for kernels in self.kernels:
-            kernels.release()
-        for timer in self.timers:
-            timer.release()
-        for allocation in self.memory:
-            with suppress(self.drv.Error):
-                allocation.free()
-        for things in (self.graphs, self.kernels, self.timers, self.memory):
-            things.clear()
-        self.stream = None
-        if not alone:
-            with suppress(self.drv.Error):
-                self.context.pop()
-        elif not self.lost:
-            self._detach()
-        self.context = None
-
-    def _detach(self) -> None:
-        """Let go of the context; PyCUDA leaves it current for this thread, dead as it is then."""
-        handle = self.context.handle
-        with suppress(self.drv.Error):
-            self.context.detach()
-        self.driver.forget(int(handle))
-
-
-def _opened() -> tuple[Any, Driver]:
-    """PyCUDA and the driver, both ready.
-
-    Raises:
-        BackendError: one of them is missing or too old, or there is no GPU.
-    """
-    if importlib.util.find_spec("pycuda") is None:
-        raise BackendError(
-            "the GPU is reached through PyCUDA, which is not installed; type: PATH=$PATH:/usr/local/cuda/bin "
-            f"pip install 'edge-emotion[jetson]', or: {WAY_OUT}"
-        )
-    try:
-        driver = Driver()
-    except OSError as error:
-        raise BackendError(
-            f"no CUDA driver ({error}); expected JetPack 6 or newer, or in a container --runtime nvidia; type: {WAY_OUT}"
-        ) from error
-    except AttributeError as error:
-        raise BackendError(f"this CUDA driver is too old ({error}); {_EXPECTED}") from error
-    found = driver.version()
-    if found < OLDEST_DRIVER:
-        raise BackendError(f"this CUDA driver is too old: it runs CUDA {_dotted(found)}; {_EXPECTED}")
-    try:
-        drv: Any = importlib.import_module("pycuda.driver")
-        drv.init()
-    except ImportError as error:
-        raise BackendError(
-            f"PyCUDA can't be loaded with this driver, which runs CUDA {_dotted(found)} ({error}); "
-            f"type: {_REINSTALL}, or: {WAY_OUT}"
-        ) from error
-    except Exception as error:  # pycuda.driver.Error, whose module is what could not be made ready
-        raise BackendError(
-            f"no GPU answers ({error}); expected one that nvidia-smi lists (in a container: --runtime nvidia); "
-            f"type: {WAY_OUT}"
-        ) from error
-    built = tuple(drv.get_version())
-    if built[0] > found[0]:
-        raise BackendError(
-            f"PyCUDA was built for CUDA {_dotted(built)}; this driver runs CUDA {_dotted(found)}; "
-            f"type: {_REINSTALL}, or: {WAY_OUT}"
-        )
-    return drv, driver
-
-
-_EXPECTED = f"expected CUDA {OLDEST_DRIVER[0]}.{OLDEST_DRIVER[1]} (JetPack 6) or newer; update it, or type: {WAY_OUT}"
-_REINSTALL = "PATH=$PATH:/usr/local/cuda/bin pip install --force-reinstall --no-cache-dir --no-deps pycuda"
-
-
-def _dotted(version: Sequence[int]) -> str:
-    return f"{version[0]}.{version[1]}"
 
 
 def _mebibytes(size: int) -> str:

@@ -50,6 +50,9 @@ class Driver:
         self._memory = _function(library, "cuMemGetInfo_v2", POINTER(c_size_t), POINTER(c_size_t))
         self._current = _function(library, "cuCtxGetCurrent", POINTER(c_void_p))
         self._pop = _function(library, "cuCtxPopCurrent_v2", POINTER(c_void_p))
+        self._device = _function(library, "cuDeviceGet", POINTER(c_int), c_int)
+        self._retain = _function(library, "cuDevicePrimaryCtxRetain", POINTER(c_void_p), c_int)
+        self._release = _function(library, "cuDevicePrimaryCtxRelease_v2", c_int)
         self._version = _function(library, "cuDriverGetVersion", POINTER(c_int))
 
     def version(self) -> tuple[int, int]:
@@ -71,6 +74,21 @@ class Driver:
     def fatal(self, words: str) -> bool:
         """Whether an error that PyCUDA put into words is one that nothing recovers from."""
         return any(words.endswith(self.words(result)) for result in FATAL)
+
+    def retain(self, ordinal: int) -> int:
+        """Hold a GPU's primary context, beside PyCUDA; returns the handle for :meth:`release`.
+
+        Raises:
+            DriverError: it can't be.
+        """
+        device, context = c_int(), c_void_p()
+        if result := self._device(byref(device), ordinal) or self._retain(byref(context), device):
+            raise DriverError(f"cuDevicePrimaryCtxRetain failed: {self.words(result)}", result)
+        return device.value
+
+    def release(self, device: int) -> None:
+        """Let go of it: with the last holder goes the context, and what was allocated in it."""
+        self._release(device)
 
     def forget(self, context: int) -> None:
         """Make a context not current for this thread, if it is."""

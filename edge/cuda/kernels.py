@@ -115,24 +115,39 @@ def _keep(kept: Path, code: bytes) -> None:
         pass
 
 
+class Loaded:
+    """Modules and what was found in them, while the device is open. It knows no device, so it keeps none alive."""
+
+    def __init__(self, modules: Sequence[Any]) -> None:
+        self.modules = list(modules)
+        self.functions: dict[str, Any] = {}
+
+    def release(self) -> None:
+        """Let go of them."""
+        self.functions.clear()
+        self.modules.clear()
+
+
 class Launch:
     """A kernel with its grid and arguments: calling it queues one run. Made by :meth:`Kernels.launch`."""
 
-    __slots__ = ("_block", "_device", "_function", "_grid", "_packed", "_shared", "kernel")
+    __slots__ = ("_block", "_device", "_grid", "_loaded", "_packed", "_shared", "kernel")
 
     def __init__(
         self,
         device: Device,
+        loaded: Loaded,
         kernel: str,
-        function: Any,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
-        packed: bytes,
-        shared: int,
+        shape: tuple[tuple[int, int, int], tuple[int, int, int], int],
+        arguments: Sequence[Buffer | int | float | np.generic],
     ) -> None:
         self.kernel = kernel
-        self._device, self._function, self._packed = device, function, packed
-        self._grid, self._block, self._shared = grid, block, shared
+        self._device, self._loaded, self._packed = device, loaded, packed_arguments(arguments)
+        self._grid, self._block, self._shared = shape
+
+    def give(self, arguments: Sequence[Buffer | int | float | np.generic]) -> None:
+        """Other arguments from the next call on; what is captured in a graph keeps those it had."""
+        self._packed = packed_arguments(arguments)
 
     def __call__(self) -> None:
         """Queue it on the device's stream.
@@ -141,18 +156,20 @@ class Launch:
             DeviceLostError: the GPU is gone.
             BackendError: the driver refuses the launch.
         """
-        with self._device.doing(f"starting {self.kernel}"):
+        device = self._device
+        with device.doing(f"starting {self.kernel}"):
             # Function.prepared_async_call packs the arguments anew each time, and sets the block through a call that
             # CUDA has deprecated; this is what it does in the end.
-            self._function._launch_kernel(self._grid, self._block, self._packed, self._shared, self._device.queue)
+            self._loaded.functions[self.kernel]._launch_kernel(
+                self._grid, self._block, self._packed, self._shared, device.queue
+            )
 
 
 class Kernels:
     """The ``extern "C" __global__`` functions of some sources, on the GPU. Made by :meth:`Device.kernels`."""
 
-    def __init__(self, device: Device, modules: Sequence[Any]) -> None:
-        self._device, self._modules = device, list(modules)
-        self._functions: dict[str, Any] = {}
+    def __init__(self, device: Device, loaded: Loaded) -> None:
+        self._device, self._loaded = device, loaded
 
     def launch(
         self,
@@ -170,34 +187,27 @@ class Kernels:
             block: threads, 1 to 3 numbers.
             arguments: in the source's order: a buffer is passed as its pointer, a Python int as C's int, a float as
                 float, a NumPy scalar as what it is.
-            shared: bytes of dynamic shared memory.
+            shared: bytes of dynamic shared memory, at most 48 KiB.
 
         Raises:
             BackendError: no such kernel.
         """
-        packed = packed_arguments(arguments)
-        wide, high = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
-        function = self._function(kernel)
-        return Launch(self._device, kernel, function, _three(wide), _three(high), packed, shared)
+        self._find(kernel)
+        return Launch(self._device, self._loaded, kernel, (_three(grid), _three(block), shared), arguments)
 
-    def _function(self, kernel: str) -> Any:
-        if kernel not in self._functions:
+    def _find(self, kernel: str) -> None:
+        functions = self._loaded.functions
+        if kernel not in functions:
             with self._device.doing(f"looking for the kernel {kernel}"):
-                for module in self._modules:
+                for module in self._loaded.modules:
                     try:
-                        self._functions[kernel] = module.get_function(kernel)
+                        functions[kernel] = module.get_function(kernel)
                         break
                     except self._device.drv.Error as error:
                         if "not found" not in str(error):
                             raise
-        if kernel not in self._functions:
+        if kernel not in functions:
             raise BackendError(f'none of the loaded sources has a kernel {kernel!r}; expected an extern "C" __global__')
-        return self._functions[kernel]
-
-    def release(self) -> None:
-        """Let go of the modules; called by the device."""
-        self._functions.clear()
-        self._modules.clear()
 
 
 def packed_arguments(arguments: Sequence[Buffer | int | float | np.generic]) -> bytes:
@@ -221,6 +231,6 @@ def packed_arguments(arguments: Sequence[Buffer | int | float | np.generic]) -> 
     return struct.pack(form, *values)
 
 
-def _three(numbers: tuple[int, ...]) -> tuple[int, int, int]:
-    x, y, z = (int(one) for one in numbers)
+def _three(numbers: Sequence[int]) -> tuple[int, int, int]:
+    x, y, z = (*map(int, numbers), 1, 1)[:3]
     return x, y, z

@@ -19,6 +19,10 @@ in the second."""
 SMALLEST = 16
 """A picture with a shorter side, in pixels, is refused: there is nothing to follow in it."""
 
+WIDEST = 2.5
+"""The largest standard deviation of a smoothing window, in pixels: windows end at three of them, and the GPU's kernels
+hold eight pixels on each side."""
+
 
 @dataclass(frozen=True, slots=True)
 class DIS:
@@ -63,25 +67,43 @@ class CLG:
     """
 
     name: str = field(default="clg", init=False)
-    alpha: float = 30.0
+    alpha: float = 15.0
     """Weight of global smoothness (Horn and Schunck's alpha), in squared grey levels a squared pixel."""
     rho: float = 2.0
-    """Standard deviation, in pixels, of the Gaussian that smooths the motion tensor (Lucas and Kanade's window);
-    0 is plain Horn and Schunck."""
+    """Standard deviation, in pixels, of the Gaussian that smooths the motion tensor (Lucas and Kanade's window), up to
+    2.5; 0 is plain Horn and Schunck."""
     sigma: float = 0.6
-    """Standard deviation, in pixels, of the Gaussian that smooths the pictures of every level first."""
-    shrink: float = 0.5
-    """Side of a pyramid level as a share of the next finer one's."""
-    warps: int = 4
+    """Standard deviation, in pixels, of the Gaussian that smooths the pictures first, up to 2.5."""
+    coarsest: int = 12
+    """Each level of the pyramid has half the sides of the finer one, rounded up; the last is the one before a side
+    would have fewer pixels than this."""
+    warps: int = 2
     """How often, at each level, the second picture is warped back and the equations are linearised anew."""
-    iterations: int = 25
+    iterations: int = 16
     """Relaxation steps after each warp."""
+    spectral_radius: float = 0.99
+    """Assumed of the relaxation, 0 to under 1. Where the picture is flat, information only diffuses, and the true value
+    is just below 1; a lower one trusts the coarser level more there, and never prevents convergence."""
 
     def __post_init__(self) -> None:
-        for name, least in (("alpha", 1e-3), ("rho", 0), ("sigma", 0), ("warps", 1), ("iterations", 1)):
+        for name, least in (
+            ("alpha", 1e-3),
+            ("rho", 0),
+            ("sigma", 0),
+            ("coarsest", 4),
+            ("warps", 1),
+            ("iterations", 1),
+        ):
             _at_least(self.name, name, getattr(self, name), least)
-        if not 0.1 <= self.shrink <= 0.95:
-            raise OptionError(f"flow {self.name!r}: shrink is {self.shrink}; expected 0.1 to 0.95; 0.5 is the default")
+        for name, value, most in (
+            ("rho", self.rho, WIDEST),
+            ("sigma", self.sigma, WIDEST),
+            ("spectral_radius", self.spectral_radius, 0.9999),
+        ):
+            if not 0 <= value <= most:
+                raise OptionError(
+                    f"flow {self.name!r}: {name} is {value}; expected 0 to {most:g}; leave it out for the default"
+                )
 
 
 def _at_least(flow: str, name: str, value: float, least: float) -> None:

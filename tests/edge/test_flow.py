@@ -23,10 +23,27 @@ def smooth_field(shape, largest, seed, sigma=30):
 
 
 def moved_to(picture, field):
-    """The picture that the field takes to ``picture``."""
+    """The picture that the field takes to ``picture``, read with Lanczos' window of eight pixels.
+
+    OpenCV's cubic would not do: it reads up to 0.05 pixels beside the place.
+    """
     height, width = picture.shape
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cv2.remap(picture, x + field[..., 0], y + field[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    places = [np.arange(width) + field[..., 0], np.arange(height)[:, None] + field[..., 1]]
+    corners = [np.floor(place).astype(int) for place in places]
+    taps = np.arange(-3, 5)
+    weights = []
+    for place, corner in zip(places, corners, strict=True):
+        away = (place - corner)[..., None] - taps
+        window = np.sinc(away) * np.sinc(away / 4)
+        weights.append(window / window.sum(-1, keepdims=True))
+    reach = 64  # the border repeated this far; pictures here move less
+    padded = np.pad(picture.astype(float), reach, "symmetric")
+    moved = np.zeros(picture.shape)
+    for j, row in enumerate(taps):
+        for i, column in enumerate(taps):
+            read = padded[corners[1] + row + reach, corners[0] + column + reach]
+            moved += weights[1][..., j] * weights[0][..., i] * read
+    return np.clip(np.rint(moved), 0, 255).astype(np.uint8)
 
 
 def endpoint_error(found, truth):
@@ -41,7 +58,7 @@ def test_clg_finds_known_motion_of_a_real_face(face, largest, seed):
     assert found.shape == (227, 227, 2)
     assert found.dtype == np.float32
     assert endpoint_error(found, truth) < 0.3
-    assert endpoint_error(found, truth) < 0.03 + 0.02 * largest
+    assert endpoint_error(found, truth) < 0.037 + 0.013 * largest
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -105,16 +122,25 @@ def test_a_method_is_rebuilt_from_what_a_bundle_records():
 def test_parameters_are_used(face):
     truth = smooth_field(face.shape, 4, 0)
     before = moved_to(face, truth)
-    for changed in (CLG(alpha=300), CLG(rho=5), CLG(sigma=2), CLG(warps=1), CLG(iterations=3), CLG(shrink=0.8)):
-        assert not np.array_equal(flow(before, face, changed), flow(before, face, CLG())), changed
     changes = (
+        CLG(alpha=300),
+        CLG(rho=1),
+        CLG(sigma=2),
+        CLG(coarsest=30),
+        CLG(warps=1),
+        CLG(iterations=3),
+        CLG(spectral_radius=0.5),
+    )
+    for changed in changes:
+        assert not np.array_equal(flow(before, face, changed), flow(before, face, CLG())), changed
+    others = (
         DIS(finest_scale=0),
         DIS(patch_size=12),
         DIS(patch_stride=2),
         DIS(descent_iterations=3),
         DIS(refinement_iterations=0),
     )
-    for other in changes:
+    for other in others:
         assert not np.array_equal(flow(before, face, other), flow(before, face, DIS())), other
 
 
@@ -152,7 +178,13 @@ def test_bad_methods_and_fields_are_refused():
         flow(np.zeros((32, 32), np.uint8), np.zeros((32, 32), np.uint8), "farneback")
     with pytest.raises(OptionError, match="no parameter 'lambda'; expected some of alpha"):
         named("clg", **{"lambda": 1})
-    for name, wrong in (("clg", {"shrink": 1.0}), ("clg", {"alpha": 0.0}), ("clg", {"rho": float("nan")})):
+    for name, wrong in (
+        ("clg", {"spectral_radius": 1.0}),
+        ("clg", {"alpha": 0.0}),
+        ("clg", {"rho": float("nan")}),
+        ("clg", {"sigma": 3.0}),
+        ("clg", {"coarsest": 2}),
+    ):
         with pytest.raises(OptionError, match=f"{next(iter(wrong))} is .*; expected"):
             named(name, **wrong)
     with pytest.raises(OptionError, match="patch_stride is 0; expected 1 or more"):
