@@ -20,6 +20,10 @@ Logits = npt.NDArray[np.float32]
 """One a label, (K,)."""
 
 
+class InputsError(BackendError):
+    """Arrays that are not what the manifest says: the caller's mistake, not the engine's."""
+
+
 class Memory(ABC):
     """What an engine remembers of one face, whose window it reads image by image: see :meth:`Engine.remember`."""
 
@@ -79,7 +83,7 @@ class Engine(ABC):
         wanted, answers = self._loaded[graph]
         given = {name: (value.shape, value.dtype) for name, value in inputs.items()}
         if given != wanted:
-            raise BackendError(f"{self.manifest.name}: engine was given {given}; expected {wanted}")
+            raise InputsError(f"{self.manifest.name}: engine was given {given}; expected {wanted}")
         outputs = self._run(graph, inputs)
         for name, (shape, dtype) in answers.items():
             value = outputs.get(name)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from edge.bundle import Bundle
-from edge.engine.contract import Engine, Logits, Memory
+from edge.engine.contract import Engine, InputsError, Logits, Memory
 from edge.errors import BackendError
 from edge.types import Tensor
 
@@ -37,6 +37,8 @@ class FallbackEngine(Engine):
         current = self._current
         try:
             return current.run(inputs, graph)
+        except InputsError:
+            raise
         except BackendError as error:
             return self.fall(current, error).run(inputs, graph)
 
@@ -106,6 +108,8 @@ class _FallbackMemory(Memory):
             self._memory = self._begun()
         try:
             return self._memory.answer(images)
+        except InputsError:
+            raise
         except BackendError as error:
             self._of = self._engine.fall(self._of, error)
             self._memory = self._of.remember()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge.bundle import ANSWER, FEATURE, HEAD, Bundle
-from edge.engine.contract import Engine, Logits, Memory
+from edge.engine.contract import Engine, InputsError, Logits, Memory
 from edge.engine.library import library, log_of, place, refusal
 from edge.engine.plans import Plans, command, key_of
 from edge.errors import BackendError, EdgeError
@@ -308,7 +308,7 @@ class DeviceMemory(Memory):
         encoder = self._engine.loaded(stream.encoder)
         target = lane.images[lane.seen % stream.receptive] if lane.images else encoder.buffers[stream.input]
         if image.nbytes != target.nbytes or image.dtype != target.dtype:
-            raise BackendError(
+            raise InputsError(
                 f"{self._engine.manifest.name}: engine was given {stream.input} {image.shape} {image.dtype}; "
                 f"expected {target.shape} {target.dtype}"
             )
