@@ -23,6 +23,8 @@ class Finding:
     what: str
     passed: bool
     detail: str
+    difference: float | None = None
+    """The largest one found, where numbers were compared."""
 
 
 def check_preprocessing(bundle: Bundle) -> list[Finding]:
@@ -63,7 +65,7 @@ def check_window(bundle: Bundle, engine: Engine) -> list[Finding]:
 
     That graph is the whole network at once: what the encoders and the head must equal.
     """
-    if not bundle.manifest.streams or engine.precision not in bundle.manifest.graphs[WINDOW].files:
+    if not bundle.manifest.streams or not engine.offers(WINDOW):
         return []
     allowed = bundle.manifest.tolerances[engine.precision]
     findings = []
@@ -109,4 +111,4 @@ def _compare(what: str, found: np.ndarray, wanted: np.ndarray, allowed: float) -
     if found.shape != wanted.shape:
         return Finding(what, False, f"shape {found.shape}, expected {wanted.shape}")
     difference = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())
-    return Finding(what, difference <= allowed, f"differs by {difference:.1e}, allowed {allowed:.1e}")
+    return Finding(what, difference <= allowed, f"differs by {difference:.1e}, allowed {allowed:.1e}", difference)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge.bundle import WINDOW, Bundle, TensorSpec
 from edge.errors import BackendError, BundleError
@@ -14,6 +15,30 @@ from edge.types import Tensor
 
 _Forms = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and dtype by name."""
+
+Logits = npt.NDArray[np.float32]
+"""One a label, (K,)."""
+
+
+class Memory(ABC):
+    """What an engine remembers of one face, whose window it reads image by image: see :meth:`Engine.remember`."""
+
+    @abstractmethod
+    def answer(self, images: Mapping[str, Tensor]) -> Logits | None:
+        """Take the next image of each stream, and read the window that they end.
+
+        Args:
+            images: by input, (1, C, H, W), C-contiguous, of the manifest's dtype; not to be changed afterwards.
+
+        Returns:
+            The logits, or None while the window is not full.
+
+        Raises:
+            BackendError: as :meth:`Engine.run`.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most memories hold nothing that needs it
+        """Give back what it holds, for another face to use. May be called twice."""
 
 
 class Engine(ABC):
@@ -24,7 +49,8 @@ class Engine(ABC):
         precision: which of its precisions.
     """
 
-    backend: ClassVar[str]
+    backend: str
+    """``onnxruntime`` or ``tensorrt``."""
 
     def __init__(self, bundle: Bundle, precision: str) -> None:
         if precision not in bundle.manifest.precisions:
@@ -84,6 +110,17 @@ class Engine(ABC):
     @abstractmethod
     def _run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run a loaded graph on checked inputs."""
+
+    def offers(self, graph: str) -> bool:
+        """Whether it can run a graph: one that is there to run on a robot, or to prove others by."""
+        facts = self.manifest.graphs.get(graph)
+        return facts is not None and self.precision in facts.files
+
+    def remember(self) -> Memory:
+        """An empty memory for one face of a bundle that sees windows; see :class:`edge.manifest.Stream`."""
+        from edge.engine.memory import HostMemory
+
+        return HostMemory(self)
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing that needs it
         """Release what the backend holds. May be called twice."""
