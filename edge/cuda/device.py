@@ -128,6 +128,7 @@ class Device:
         self.drv, self.driver = opened()
         self.driver_version = self.driver.version()
         self._cache = cache or cache_folder()
+        self._loaded: dict[tuple[Path, ...], Loaded] = {}
         self.lost: str | None = None
         self.name = "the GPU"
         try:
@@ -229,17 +230,19 @@ class Device:
             self.drv.memset_d8_async(target.pointer, 0, target.nbytes, self._held.stream)
 
     def kernels(self, sources: Sequence[Path]) -> Kernels:
-        """Kernels of some ``.cu`` files, compiled for this GPU the first time and kept.
+        """Kernels of some ``.cu`` files, compiled for this GPU the first time and kept; loaded once for a device.
 
         Raises:
             BackendError: no compiler, or it refuses a source.
         """
-        arch = f"sm_{self.capability[0]}{self.capability[1]}"
-        codes = [compiled(source, arch, self._cache, self.driver_version) for source in sources]
-        with self.doing("loading kernels"):
-            loaded = Loaded([self.drv.module_from_buffer(code) for code in codes])
-            self._held.loaded.append(loaded)
-        return Kernels(self, loaded)
+        key = tuple(sources)
+        if key not in self._loaded:
+            arch = f"sm_{self.capability[0]}{self.capability[1]}"
+            codes = [compiled(source, arch, self._cache, self.driver_version) for source in sources]
+            with self.doing("loading kernels"):
+                self._loaded[key] = Loaded([self.drv.module_from_buffer(code) for code in codes])
+                self._held.loaded.append(self._loaded[key])
+        return Kernels(self, self._loaded[key])
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """Do some work on the stream once, then note it as a graph that replays in one call.

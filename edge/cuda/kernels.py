@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMPILER_PLACES = ("/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc")
 """Where JetPack and Debian put it; JetPack leaves it off PATH."""
 
-OPTIONS = ("-O3", "--fmad=true", "-lineinfo")
+OPTIONS = ("-O3",)
 
 
 def cache_folder() -> Path:

@@ -72,8 +72,10 @@ def test_inside(verdicts, module, name):
     assert not found[name], "\n".join(found[name])
 
 
-def test_the_process_ends_well_and_says_nothing(verdicts):
-    _, result = verdicts("inside_device")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("module", sorted({module for module, _ in INSIDE}))
+def test_the_process_ends_well_and_says_nothing(verdicts, module):
+    _, result = verdicts(module)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
 
