@@ -24,6 +24,7 @@ from stand_in import Faults, HostDevice
 
 import edge.cuda
 import edge.engine
+from edge.__main__ import main as edge_main
 from edge.bundle import HEAD, WINDOW, Bundle
 from edge.check import check_engine
 from edge.engine import admission, choices, open_engine, pace
@@ -424,6 +425,16 @@ def device_check(folder: Path) -> None:
     assert set(stored["frames"]) == {"int8", "fp16"}
     assert stored["frames"]["fp16"]["graphs"]["window"]["replayed"]
     assert stored["frames"]["fp16"]["gpu_ms"]["window"] >= 0
+    assert stored["flow"]["worst_pixels"] < 1e-3
+    passed = [one["what"] for one in stored["findings"] if one["passed"]]
+    assert {"GPU", "optical flow, GPU against CPU", "TensorRT", "golden vectors, tensorrt int8"} <= set(passed)
+    # A machine on which it fails tells so, and writes the same report.
+    assert edge_main(["check", "--device", "--report", str(folder / "two.json")]) == 0
+    lose()
+    assert edge_main(["check", "--backend", "onnxruntime", "--device", "--report", str(folder / "three.json")]) == 2
+    stored = json.loads((folder / "three.json").read_text())
+    assert stored["verdict"] == "failed"
+    assert any("was lost" in one["detail"] for one in stored["findings"])
 
 
 def play(name: str, folder: Path) -> None:

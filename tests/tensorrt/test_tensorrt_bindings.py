@@ -187,7 +187,7 @@ SCENES = (
 """Those whose outcome may depend on the version."""
 
 
-AROUND = ("killed", "two_at_once", "command_line", "a_recognizer_on_the_gpu", "device_check")
+AROUND = ("killed", "two_at_once", "command_line", "a_recognizer_on_the_gpu")
 """Those whose outcome does not."""
 
 
