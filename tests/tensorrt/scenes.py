@@ -404,6 +404,60 @@ def windows_outlive_the_gpu(folder: Path) -> None:
     assert said[0] == [False, False] and said[-1] == [True, True], "windows begin anew"
 
 
+def crops_on_the_gpu(folder: Path) -> None:
+    on_the_gpu(FACE, "fp16", 0.02, 0.5)
+
+
+def motion_on_the_gpu(folder: Path) -> None:
+    from made import with_motion
+
+    on_the_gpu(with_motion(folder / "motion"), "fp32", 2e-3, 1e-4)
+
+
+def on_the_gpu(bundle: Bundle, precision: str, allowed: float, after: float) -> None:
+    """From the frame to the logits on the GPU: what the host finds, and the host goes on when the GPU is lost."""
+    import control
+
+    from edge.source import read_picture
+    from edge.synthetic import PORTRAIT
+
+    portrait = read_picture(PORTRAIT)
+    eyes = np.array([[205, 215], [300, 210]], np.float32)
+    built(bundle)
+    cpu = Windows(open_engine(bundle, "onnxruntime", "fp32"))
+    engine = open_engine(bundle, "auto", precision)
+    assert engine.backend == "tensorrt"
+    gpu, name = Windows(engine, gpu=True), bundle.inputs[0].name
+    assert type(gpu.cutter).__name__ == "GpuCutter"
+    answered = 0
+    for at in range(20):
+        image = np.ascontiguousarray(np.roll(portrait, at % 3, axis=1))
+        places = (eyes + np.array((at % 3, 0))).astype(np.float32)
+        if at == 10:
+            lose()
+        copies = control.count(UPLOAD)
+        assert copies or not at, "the driver counts under another name"
+        answers = []
+        for windows in (cpu, gpu):
+            tensors = windows.advance(1, windows.cutter.cut(image, places), at * 40_000_000)
+            answers.append(None if tensors is None else windows.answer(1, tensors))
+            if windows is gpu and tensors is not None and at != 10:  # where it is found out
+                assert isinstance(tensors[name], np.ndarray) == (at >= 10)
+        one, two = answers
+        if at < 10:
+            assert (one is None) == (two is None), at
+            assert control.count(UPLOAD) - copies == 1, "the frame goes there once, and nothing else does"
+        if two is not None:
+            answered += at < 10
+            assert np.abs(one - two).max() < (allowed if at < 10 else after), (at, one, two)
+    assert answered >= 6
+    assert engine.backend == "onnxruntime"
+    assert two is not None, "the host's windows are full again"
+
+
+UPLOAD = "cuMemcpyHtoDAsync_v2"
+
+
 def a_recognizer_on_the_gpu(folder: Path) -> None:
     built()
     with edge.Recognizer("synthetic://?frames=12", landmarks="5", backend="tensorrt") as recognizer:

@@ -215,6 +215,8 @@ PYCUDA = (
     "windows_on_the_gpu",
     "windows_outlive_the_gpu",
     "a_recognizer_on_the_gpu",
+    "crops_on_the_gpu",
+    "motion_on_the_gpu",
     "device_check",
 )
 """Those in which memory, copies, the stream, captured graphs and a lost GPU matter."""
