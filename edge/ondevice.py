@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge.bundle import Bundle
-from edge.check import Finding
+from edge.check import Finding, check_crops, check_motion
 from edge.device import describe
 from edge.engine.admission import ORDER, Row, Verdict, judge
 from edge.engine.library import library, place
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 REPORT = "edge-device-report.json"
 FRAMES = 300
 """That are run to see whether memory grows."""
-
-FLOW_PIXELS = 1e-3
-"""Largest difference between the motion that the GPU finds and the CPU's."""
 
 GROWTH_BYTES = 4 << 20
 """On the GPU, in that many frames: none is expected, and other programs use it as well."""
@@ -130,60 +127,15 @@ class _Checks:
         return device
 
     def _flow(self, device: Device) -> None:
-        """The kernels' motion against the CPU's, with the bundle's own parameters where it wants motion."""
-        from edge.flow import CLG, flow, named
-        from edge.flow.cuda import DeviceFlow
-
-        facts = dict(self._bundle.manifest.flow or {})
-        method = named(str(facts.pop("name")), **facts) if facts else CLG()
-        if not isinstance(method, CLG):
-            self.lines.append(f"optical flow {method.name}: there are no kernels for it, the CPU's is used")
-            method = CLG()
-        spec = next((one for one in self._bundle.inputs if one.kind == "flow"), None)
-        height, width = (227, 227) if spec is None else (spec.height, spec.width)
-        before, after = _greys(height, width)
-        motion = DeviceFlow(device, height, width, method)
-        found, wanted = motion.between(before, after), flow(before, after, method)
-        worst = float(np.abs(found - wanted).max())
-        timer, took = device.timer(), []
-        for _ in range(10):
-            timer.start()
-            motion()
-            timer.stop()
-            took.append(timer.ms)
-        ms = float(np.median(took))
-        self.facts["flow"] = {"method": asdict(method), "size": [height, width], "worst_pixels": worst, "gpu_ms": ms}
-        detail = f"differs by {worst:.1e} pixel, allowed {FLOW_PIXELS:.0e}; {ms:.2f} ms for {width}x{height}"
-        self.findings.append(Finding("optical flow, GPU against CPU", worst <= FLOW_PIXELS, detail, worst))
+        finding, facts = check_motion(self._bundle, device)
+        self.facts["flow"] = facts
+        self.findings.append(finding)
 
     def _crops(self, device: Device) -> None:
-        """What the kernels make of the golden pictures; :func:`edge.check.check_preprocessing` is the CPU's."""
-        from edge.flow import named
-        from edge.flow.cuda import DeviceCutter
-        from edge.preprocess import crop_specs
-
-        manifest, facts = self._bundle.manifest, dict(self._bundle.manifest.flow or {})
-        method = named(str(facts.pop("name")), **facts) if facts else None
-        targets = {one.name: device.buffer((1, *one.shape[-3:]), one.dtype) for one in manifest.inputs}
         try:
-            cutter = DeviceCutter(device, manifest.inputs, crop_specs(manifest.inputs), method, targets)
+            self.findings += check_crops(self._bundle, device)
         except OptionError as error:
             self.lines.append(f"crops and motion are found on the CPU: {error}")
-            return
-        allowed = manifest.tolerances["tensor"]
-        for case in self._bundle.cases:
-            pictures, eyes = self._bundle.golden[f"picture/{case}"], self._bundle.golden[f"eyes/{case}"]
-            crops = [cutter.cut(pictures[at], eyes[at]) for at in range(2 if cutter.moves else 1)]
-            cutter.tensors(crops[-1], crops[0])
-            for one in manifest.inputs:
-                found = np.empty(targets[one.name].shape, one.dtype)
-                device.download(found, targets[one.name])
-                device.synchronize()
-                tensor = self._bundle.window(case)[one.name]
-                worst = float(np.abs(found - (tensor if one.kind == "face" else tensor[:, 0])).max())
-                what = f"pixels -> tensor on the GPU, {case}, {one.name}"
-                detail = f"differs by {worst:.1e}, allowed {allowed:.1e}"
-                self.findings.append(Finding(what, worst <= allowed, detail, worst))
 
     def _tensorrt(self, device: Device) -> str:
         version = str(library().__version__)
@@ -263,20 +215,6 @@ class _Checks:
             f"{FRAMES} frames took {max(0, grown) / 2**20:.1f} MiB more on the GPU, {more / 2**20:.1f} in the process"
         )
         self.findings.append(Finding(f"memory, tensorrt {row.precision}", grown <= GROWTH_BYTES, detail))
-
-
-def _greys(height: int, width: int) -> tuple[Any, Any]:
-    """A face, and the same turned and moved by some pixels: grey uint8 (height, width)."""
-    import cv2
-
-    from edge.source import read_picture
-    from edge.synthetic import PORTRAIT
-
-    face = cv2.resize(cv2.cvtColor(read_picture(PORTRAIT), cv2.COLOR_BGR2GRAY), (width, height))
-    moved = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), 1.5, 1.01), np.float64)
-    moved[:, 2] += (2.0, -1.5)
-    turned = cv2.warpAffine(face, moved, (width, height), borderMode=cv2.BORDER_REFLECT)
-    return np.asarray(face, np.uint8), np.asarray(turned, np.uint8)
 
 
 def _resident() -> int:
