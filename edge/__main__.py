@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from edge.arguments import BAD_INPUT, Parser
-from edge.errors import BundleError, EdgeError, OptionError, SourceError
+from edge.errors import BackendError, BundleError, EdgeError, OptionError, SourceError
 
 if TYPE_CHECKING:
+    from edge.bundle import Bundle
     from edge.outputs.contract import Output
     from edge.recognizer import Recognizer
 
@@ -147,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
     check.add_argument("bundle", nargs="?", metavar="BUNDLE", help="name or path (default: face)")
     check.add_argument("--backend", choices=("auto", "onnxruntime", "tensorrt"), default="auto")
+    check.add_argument("--device", action="store_true", help="prove and time everything on this machine's GPU as well")
+    check.add_argument("--report", metavar="FILE", help="of --device, to attach to a bug (edge-device-report.json)")
 
     doctor = commands.add_parser("doctor", help="what this machine is and what runs on it")
     doctor.set_defaults(command=_doctor)
@@ -364,8 +367,11 @@ def _check(options: argparse.Namespace) -> int:
     from edge import check
     from edge.bundle import Bundle
     from edge.engine import open_engine
+    from edge.engine.admission import wanted
     from edge.faces.detect import FaceDetector
 
+    if options.report is not None and not options.device:
+        raise OptionError("--report is what --device writes; give both")
     bundle = Bundle.open(options.bundle)
     bundle.verify()
     manifest = bundle.manifest
@@ -373,7 +379,8 @@ def _check(options: argparse.Namespace) -> int:
     for file, sha256 in manifest.files.items():
         print(f"  ok    {file}: sha256 {sha256[:16]}...")
     findings = check.check_preprocessing(bundle)
-    for precision in manifest.precisions:
+    # Plans are built of what is worth it alone.
+    for precision in wanted(bundle) if options.backend == "tensorrt" else manifest.precisions:
         engine = open_engine(bundle, options.backend, precision)
         findings += check.check_engine(bundle, engine) + check.check_window(bundle, engine)
         engine.close()
@@ -385,6 +392,18 @@ def _check(options: argparse.Namespace) -> int:
         raise BundleError(
             f"{bundle.where}: {failed} of {len(findings)} checks failed; export or install the bundle again"
         )
+    return _check_device(bundle, options.report) if options.device else 0
+
+
+def _check_device(bundle: Bundle, report: str | None) -> int:
+    from edge import ondevice
+
+    target = Path(ondevice.REPORT if report is None else report)
+    text, document = ondevice.run(bundle, target, tell=lambda line: print(f"... {line}", file=sys.stderr))
+    print(text)
+    if document["verdict"] != "ok":
+        first = next(one for one in document["findings"] if not one["passed"])
+        raise BackendError(f"the device path fails here: {first['what']}: {first['detail']}")
     return 0
 
 

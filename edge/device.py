@@ -83,7 +83,12 @@ def version(package: str) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     # A distribution's own packages (JetPack's cv2 and tensorrt) may carry no metadata.
-    return "present" if importlib.util.find_spec(_MODULES.get(package, package)) else None
+    try:
+        found = importlib.util.find_spec(_MODULES.get(package, package))
+    except (ImportError, ValueError):
+        return None
+    # A mere folder of that name has no origin.
+    return "present" if found is not None and found.origin is not None else None
 
 
 def _read(path: str) -> str | None:

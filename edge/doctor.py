@@ -49,5 +49,20 @@ def screen(machine: Machine | None = None) -> tuple[str, bool]:
             runs = True
         except EdgeError as error:
             lines.append(f"  NO  backend {backend}: {error}")
+    lines += _verdicts()
     lines.append(f"  --  bundles in the package: {', '.join(packaged()) or 'none'}")
     return "\n".join(lines), runs and marked and not missing
+
+
+def _verdicts() -> list[str]:
+    """What TensorRT was found to be worth here, a line for each engine: the newest verdict on each bundle."""
+    from edge.engine.admission import every
+
+    newest = {}
+    for verdict in sorted(every(), key=lambda one: one.when):
+        newest[verdict.bundle] = verdict
+    lines = []
+    for verdict in newest.values():
+        lines.append(f"  --  {verdict}")
+        lines += [f"      {'ok' if row.admitted else 'NO'}  {row}" for row in verdict.rows]
+    return lines

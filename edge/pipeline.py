@@ -99,7 +99,8 @@ class Pipeline:
         manifest = bundle.manifest
         self._labels = manifest.labels
         self._limits = limits or Limits()
-        self._windows = Windows(engine)
+        # A recording keeps what the engine was given, and a spare engine reads the same crops: both want them here.
+        self._windows = Windows(engine, gpu=recorder is None and spare is None and detector is not None)
         self._spare = None if spare is None else Windows(spare)
         # The smoother knows one temperature: the spare network's logits are brought to it.
         self._evened = 1.0 if spare is None else manifest.temperature / spare.manifest.temperature

@@ -23,7 +23,7 @@ from edge import check
 from edge.budget import Budget, ladder
 from edge.bundle import DEFAULT, Bundle, packaged
 from edge.camera import open_source
-from edge.engine import Engine, open_engine, preferred
+from edge.engine import Engine, choices, open_engine
 from edge.errors import BundleError, ClosedError, OptionError, OutputError, StaleResultError
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
@@ -383,16 +383,16 @@ def _named(bundle: str | os.PathLike[str] | None) -> str:
 
 def _trusted(bundle: Bundle, backend: str, precision: str) -> Engine:
     """An engine that gives the bundle's own answers here; of ``auto``'s choices the first that does."""
-    choices = preferred(bundle) if precision == "auto" else (precision,)
-    for choice in choices:
-        engine = open_engine(bundle, backend, choice)
+    tries = choices(bundle, backend, precision)
+    for tried in tries:
+        engine = open_engine(bundle, *tried)
         try:
             check.require(bundle, check.check_engine(bundle, engine, brief=True))
         except BundleError as error:
             engine.close()
-            if choice == choices[-1]:
+            if tried == tries[-1]:
                 raise
-            _LOG.warning("%s is not used: %s", choice, error)
+            _LOG.warning("%s %s is not used: %s", engine.backend, engine.precision, error)
             continue
         return engine
     raise AssertionError("a bundle has a precision")

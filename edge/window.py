@@ -1,25 +1,33 @@
 """From a face in a frame to the network's answer: one crop at once, or a window of crops and of motion over time.
 
 A network that sees a window costs per frame what a frame costs: each new crop and each new flow image goes through an
-encoder once, its features into a ring of the last few, and a small head reads the rings. An encoder may remember what
-it saw, in states that are kept here. Nothing is ever padded: there is no answer until the window is full, and a face
-that was away for too long starts anew.
+encoder once, its features into a ring of the last few, and a small head reads the rings. The engine keeps these, and
+what an encoder remembers, in a memory for each face (:class:`edge.engine.contract.Memory`). Nothing is ever padded:
+there is no answer until the window is full, and a face that was away for too long starts anew.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from edge.bundle import ANSWER, FEATURE, HEAD, Manifest, Stream
-from edge.engine import Engine
+from edge.bundle import ANSWER, Manifest
+from edge.engine import Engine, Memory
+from edge.engine.contract import on_host
+from edge.errors import BackendError, OptionError
 from edge.flow import flow, flow_image, named
 from edge.preprocess import crop_specs, face_crop, to_tensor
 from edge.types import Image, Points, Tensor
+
+if TYPE_CHECKING:
+    from edge.cuda import Buffer, Device
+
+_LOG = logging.getLogger(__name__)
 
 ON_TIME = 0.75
 """A frame enters a window that takes one every ``interval_ms`` when it is at least this share of that late: cameras are
@@ -81,25 +89,62 @@ class Cutter:
 
 
 @dataclass(slots=True)
-class _Rings:
-    """What one stream remembers of one face."""
-
-    stream: Stream
-    images: deque[Tensor]
-    features: deque[Tensor]
-    states: dict[str, Tensor]
-    """By input of the encoder: what it answered at the image before."""
-    seen: int = 0
-    """Images, counted where there are states."""
-
-
-@dataclass(slots=True)
-class _Memory:
+class _Face:
     """What is remembered of one face."""
 
     entered_ns: int
     crops: Crops
-    rings: dict[str, _Rings]
+    memory: Memory
+    """Features and states, where the engine keeps them."""
+
+
+class GpuCutter(Cutter):
+    """The same on the engine's GPU, straight into its inputs, for as long as the engine is there.
+
+    Crops and tensors then lie on the GPU; on the host again once another engine has taken over.
+
+    Args:
+        engine: whose inputs they are.
+        device: its GPU.
+        targets: see :meth:`edge.engine.contract.Engine.targets`.
+
+    Raises:
+        OptionError: the bundle's optical flow has no kernels.
+        BackendError: the kernels can't be compiled, or there is no room.
+    """
+
+    def __init__(self, engine: Engine, device: Device, targets: Mapping[str, Buffer]) -> None:
+        super().__init__(engine.manifest)
+        from edge.flow.cuda import DeviceCutter
+
+        self._engine = engine
+        self._inner = DeviceCutter(device, self._specs, self._cut, self._method, targets)
+
+    def cut(self, image: Image, eyes: Points) -> Any:
+        """See :meth:`Cutter.cut`."""
+        if self._engine.targets() is not None:
+            try:
+                return self._inner.cut(image, eyes)
+            except BackendError as error:
+                self._engine.failed(error)
+        return super().cut(image, eyes)
+
+    def tensors(self, crops: Any, before: Any) -> Any:
+        """See :meth:`Cutter.tensors`."""
+        if isinstance(crops, Mapping):
+            return super().tensors(crops, before)
+        return self._inner.tensors(crops, before)
+
+
+def on_gpu(engine: Engine) -> Cutter:
+    """The cutter that brings an engine its tensors on the shortest way; the host's where that is the way."""
+    device, targets = getattr(engine, "device", None), engine.targets()
+    if device is not None and targets is not None:
+        try:
+            return GpuCutter(engine, device, cast("Mapping[str, Buffer]", targets))
+        except (OptionError, BackendError) as error:
+            _LOG.warning("crops and motion are found on the CPU: %s", error)
+    return Cutter(engine.manifest)
 
 
 class Windows:
@@ -107,22 +152,17 @@ class Windows:
 
     Args:
         engine: its graphs are loaded.
+        gpu: cut and find motion on the engine's GPU, where it has one. What :meth:`advance` gives then lies there, and
+            is only good for :meth:`answer`.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, gpu: bool = False) -> None:
         self._engine, manifest = engine, engine.manifest
-        self.cutter = Cutter(manifest)
+        self.cutter = on_gpu(engine) if gpu else Cutter(manifest)
         self._streams = manifest.streams
         self._interval_ns = ON_TIME * manifest.window.interval_ms * 1e6 if manifest.window else 0.0
         self._gap_ns = manifest.window.gap_ms * 1e6 if manifest.window else 0.0
-        self._faces: dict[int, _Memory] = {}
-        # Before the first image; nothing ever writes to them.
-        self._zeros: dict[str, dict[str, Tensor]] = {
-            stream.input: {
-                spec.name: np.zeros(spec.shape, spec.dtype) for spec in manifest.graphs[stream.encoder].inputs[1:]
-            }
-            for stream in manifest.streams
-        }
+        self._faces: dict[int, _Face] = {}
 
     def advance(self, face: int, crops: Crops, now_ns: int) -> dict[str, Tensor] | None:
         """The tensors that a frame adds to a face's window.
@@ -136,15 +176,19 @@ class Windows:
             One image an input, or None: the frame comes too soon to enter, or is the first of a window with motion.
         """
         if not self._streams:
-            return self.cutter.tensors(crops, None)
-        memory = self._faces.get(face)
-        if memory is None or now_ns - memory.entered_ns > self._gap_ns:
-            self._faces[face] = _Memory(now_ns, crops, self._empty())
-            return None if self.cutter.moves else self.cutter.tensors(crops, None)
-        if now_ns - memory.entered_ns < self._interval_ns:
+            return self._tensors(crops, None)
+        known = self._faces.get(face)
+        # Crops that lay on a GPU are of no use any more once it is gone.
+        moved = known is not None and isinstance(known.crops, Mapping) != isinstance(crops, Mapping)
+        if known is None or moved or now_ns - known.entered_ns > self._gap_ns:
+            if known is not None:
+                known.memory.close()
+            self._faces[face] = _Face(now_ns, crops, self._engine.remember())
+            return None if self.cutter.moves else self._tensors(crops, None)
+        if now_ns - known.entered_ns < self._interval_ns:
             return None
-        tensors = self.cutter.tensors(crops, memory.crops)
-        memory.entered_ns, memory.crops = now_ns, crops
+        tensors = self._tensors(crops, known.crops)
+        known.entered_ns, known.crops = now_ns, crops
         return tensors
 
     def answer(self, face: int, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.float32] | None:
@@ -154,35 +198,24 @@ class Windows:
             face: its id.
             tensors: what :meth:`advance` gave.
         """
-        if not self._streams:
-            return np.asarray(self._engine.run(tensors)[ANSWER][0], np.float32)
-        rings = self._faces[face].rings
-        for stream in self._streams:
-            ring = rings[stream.input]
-            if (feature := self._feature(ring, tensors[stream.input])) is not None:
-                ring.features.append(feature)
-        if any(len(ring.features) < ring.stream.steps for ring in rings.values()):
+        try:
+            if not self._streams:
+                return np.asarray(self._engine.run(tensors)[ANSWER][0], np.float32)
+            return self._faces[face].memory.answer(tensors)
+        except BackendError as error:
+            if on_host(tensors):
+                raise
+            # What was to be answered is gone with the GPU; the next frame is another engine's.
+            self._engine.failed(error)
             return None
-        read = {
-            # One feature is a ring as it lies there.
-            ring.stream.ring: ring.features[0][:, None] if ring.stream.steps == 1 else np.stack(ring.features, axis=1)
-            for ring in rings.values()
-        }
-        return np.asarray(self._engine.run(read, HEAD)[ANSWER][0], np.float32)
 
-    def _feature(self, ring: _Rings, image: Tensor) -> Tensor | None:
-        """The encoder's answer to a new image, or None while it has seen too few."""
-        stream = ring.stream
-        if stream.state:
-            answers = self._engine.run({stream.input: image, **ring.states}, stream.encoder)
-            ring.states = {before: answers[after] for before, after in stream.state}
-            ring.seen += 1
-            return answers[FEATURE] if ring.seen >= stream.receptive else None
-        ring.images.append(image)
-        if len(ring.images) < stream.receptive:
+    def _tensors(self, crops: Crops, before: Crops | None) -> dict[str, Tensor] | None:
+        """One image for each input, or None where the GPU that held the crops was just lost."""
+        try:
+            return self.cutter.tensors(crops, before)
+        except BackendError as error:
+            self._engine.failed(error)
             return None
-        newest = ring.images[0] if stream.receptive == 1 else np.stack(ring.images, axis=1)
-        return self._engine.run({stream.input: newest}, stream.encoder)[FEATURE]
 
     def stream(self, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.float32] | None:
         """The answer to a whole window's inputs, got image by image, as on the robot; leaves no memory behind.
@@ -192,23 +225,16 @@ class Windows:
         """
         if not self._streams:
             return self.answer(0, tensors)
-        nobody = min(self._faces, default=0) - 1
-        self._faces[nobody] = _Memory(0, {}, self._empty())
+        memory = self._engine.remember()
         try:
             logits = None
             for at in range(next(iter(tensors.values())).shape[1]):
-                images = {name: np.ascontiguousarray(tensor[:, at]) for name, tensor in tensors.items()}
-                logits = self.answer(nobody, images)
+                logits = memory.answer({name: np.ascontiguousarray(tensor[:, at]) for name, tensor in tensors.items()})
             return logits
         finally:
-            del self._faces[nobody]
+            memory.close()
 
     def forget(self, now_ns: int) -> None:
         """Drop the windows of faces that have been away for too long."""
-        self._faces = {key: one for key, one in self._faces.items() if now_ns - one.entered_ns <= self._gap_ns}
-
-    def _empty(self) -> dict[str, _Rings]:
-        return {
-            one.input: _Rings(one, deque(maxlen=one.receptive), deque(maxlen=one.steps), self._zeros[one.input])
-            for one in self._streams
-        }
+        for key in [key for key, one in self._faces.items() if now_ns - one.entered_ns > self._gap_ns]:
+            self._faces.pop(key).memory.close()
