@@ -131,18 +131,15 @@ class _Checks:
             self.lines.append("optical flow: this bundle wants none")
             return
         from edge.flow import flow, named
+        from edge.flow.cuda import DeviceFlow
 
         facts = dict(self._bundle.manifest.flow)
         method = named(str(facts.pop("name")), **facts)
         spec = next(one for one in self._bundle.inputs if one.kind == "flow")
         case = self._bundle.cases[-1]
         before, after = _greys(self._bundle, case, spec.height, spec.width)
-        try:
-            from edge.flow.cuda import CudaFlow  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise BackendError("this version has no optical flow on the GPU; the CPU's is used") from error
-        motion = CudaFlow(device, spec.height, spec.width, method)
-        found, wanted = motion(before, after), flow(before, after, method)
+        motion = DeviceFlow(device, spec.height, spec.width, method)
+        found, wanted = motion.between(before, after), flow(before, after, method)
         worst = float(np.abs(found - wanted).max())
         self.facts["flow"] = {"method": method.name, "worst_pixels": worst}
         self.findings.append(
