@@ -42,6 +42,24 @@ def environment():
         pytest.skip(str(error))
 
 
+def with_bindings(environment):
+    """The same, with TensorRT's real bindings over stub libraries, and what stands in for those."""
+    folders = [ROOT / "tests" / "tensorrt", ROOT / "tests" / "edge"]
+    sys.path.insert(0, str(folders[0]))
+    try:
+        import bindings
+    finally:
+        sys.path.remove(str(folders[0]))
+    pytest.importorskip("onnx")
+    try:
+        found = bindings.bindings("10.16")
+    except bindings.Unavailable as error:
+        pytest.skip(str(error))
+    path = os.pathsep.join([environment["PYTHONPATH"], *map(str, folders), str(found.path)])
+    libraries = os.pathsep.join([environment["LD_LIBRARY_PATH"], str(found.libraries)])
+    return environment | {"PYTHONPATH": path, "LD_LIBRARY_PATH": libraries}
+
+
 @pytest.fixture(scope="session")
 def verdicts(environment, tmp_path_factory):
     """By module: what its tests came to, and what its process printed. Each runs once, when first asked for."""
@@ -50,9 +68,18 @@ def verdicts(environment, tmp_path_factory):
     def of(module):
         if module not in done:
             report = tmp_path_factory.mktemp(module) / "report.xml"
-            command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-o"]
-            command += ["python_files=inside_*.py", f"--junitxml={report}", str(DRIVER / f"{module}.py")]
-            result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+            command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+            # A log that is kept for the report keeps an error's frames, and what is in them on the GPU.
+            command += [
+                "-p",
+                "no:logging",
+                "-o",
+                "python_files=inside_*.py",
+                f"--junitxml={report}",
+                str(DRIVER / f"{module}.py"),
+            ]
+            found = with_bindings(environment) if module == "inside_engine" else environment
+            result = subprocess.run(command, env=found, cwd=ROOT, capture_output=True, text=True, check=False)
             cases = ElementTree.parse(report).iter("testcase") if report.is_file() else []
             found = {}
             for case in cases:

@@ -1,0 +1,196 @@
+"""The TensorRT engine on the device: its real bindings, the real PyCUDA, rings and states in the tests' device memory.
+
+Only what TensorRT itself would do is ONNX Runtime's work (``tests/tensorrt/stand_in.py``), queued on the stream like
+any other. Run by test_pycuda.py, in a process of its own.
+"""
+
+import ctypes
+import gc
+
+import control
+import numpy as np
+import pytest
+import stand_in
+from made import bundles
+
+import edge.engine
+from edge.bundle import ANSWER, WINDOW, Bundle
+from edge.cuda import Device, DeviceLostError, DeviceMemoryError
+from edge.engine import admission, open_engine, pace
+from edge.engine.tensorrt import TensorRTEngine
+from edge.window import Windows
+from export.to_tensorrt import to_tensorrt
+
+_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_launch = ctypes.CDLL("libcuda.so.1").cuLaunchHostFunc
+_launch.argtypes = [ctypes.c_void_p, _HOST_FUNCTION, ctypes.c_void_p]
+
+ALLOCATING = ("cuMemAlloc_v2", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate", "cuGraphInstantiateWithFlags")
+MOVING = ("cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuLaunchHostFunc")
+
+
+class Context(stand_in.Context):
+    """Queues its work, as TensorRT does: it can be captured, and reads device memory only when its turn comes."""
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        self._work = _HOST_FUNCTION(lambda _: self._now())
+        self.failed = []
+
+    def _now(self):
+        try:
+            assert super().execute_async_v3(0)
+        except BaseException as error:  # nothing catches it in a function that C calls
+            self.failed.append(error)
+
+    def execute_async_v3(self, stream_handle):
+        assert set(self.addresses) == set(self.engine.tensors)
+        assert not self.failed, self.failed
+        return _launch(stream_handle, self._work, None) == 0
+
+
+PACES = {("tensorrt", "int8"): 1.0, ("tensorrt", "fp16"): 2.0, ("tensorrt", "fp32"): 3.0}
+"""Milliseconds that a frame is said to take: what the stand-in takes says nothing. ONNX Runtime's are the others' 9."""
+
+
+def said(bundle, engine):
+    step, close = pace.frames(bundle, engine)
+    step()
+    close()
+    told = PACES.get((engine.backend, engine.precision), 9.0)
+    return pace.Pace(told, 1.1 * told, 1)
+
+
+@pytest.fixture(autouse=True)
+def _stand_in(tmp_path, monkeypatch):
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
+    stand_in.install()
+    monkeypatch.setattr(stand_in, "Context", Context)
+    monkeypatch.setattr(edge.engine, "_may_have_gpu", lambda: True)
+    monkeypatch.setattr(admission, "pace", said)
+    yield
+    gc.collect()
+    left = control.left()
+    control.reset()
+    assert left == {}
+
+
+@pytest.fixture
+def face():
+    return Bundle.open()
+
+
+def build(bundle, **options):
+    device = Device()
+    verdict = to_tensorrt(bundle, device, tell=lambda line: None, **options)
+    device.close()
+    return verdict
+
+
+def counts(names):
+    return {name: control.count(name) for name in names}
+
+
+def test_plans_are_built_admitted_and_answer_as_the_cpu_does(face):
+    verdict = build(face)
+    assert all(row.reproduces for row in verdict.rows), verdict.rows
+    with_gpu, cpu = open_engine(face, "tensorrt", "fp16"), open_engine(face, "onnxruntime", "fp32")
+    inputs = face.window("portrait")
+    wanted = cpu.run(inputs)[ANSWER]
+    assert np.abs(with_gpu.run(inputs)[ANSWER] - wanted).max() < 0.05
+    with_gpu.close()
+    with_gpu.close()
+
+
+def test_a_frame_is_a_copy_a_replay_and_a_copy_back(face):
+    build(face, precisions=("fp32",))
+    engine = TensorRTEngine(face, "fp32")
+    assert engine.loaded(WINDOW).replay.refusal is None
+    inputs = face.window("portrait")
+    first = engine.run(inputs)[ANSWER]
+    allocated, moved, replayed = counts(ALLOCATING), counts(MOVING), control.count("cuGraphLaunch")
+    for _ in range(10):
+        assert np.array_equal(engine.run(inputs)[ANSWER], first)
+    assert counts(ALLOCATING) == allocated
+    assert {name: number - moved[name] for name, number in counts(MOVING).items()} == {
+        "cuMemcpyHtoDAsync_v2": 10 * len(inputs),
+        "cuMemcpyDtoHAsync_v2": 10,
+        "cuLaunchHostFunc": 0,
+    }
+    assert control.count("cuGraphLaunch") == replayed + 10
+    engine.close()
+
+
+def frames(windows, bundle, number, faces=(1, 2)):
+    """The answers of some frames, the same images for all who ask."""
+    rng, spec = np.random.default_rng(0), bundle.manifest.inputs[0]
+    crops = {spec.name: np.zeros((spec.height, spec.width), np.uint8)}
+    for at in range(number):
+        for one in faces:
+            image = {spec.name: rng.normal(size=(1, *spec.shape[2:])).astype(np.float32)}
+            windows.advance(one, crops, at * 40_000_000)
+            yield windows.answer(one, image)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["states", "images"])
+def test_rings_and_states_stay_on_the_device(which, tmp_path):
+    bundle = bundles(tmp_path)[which]
+    build(bundle, precisions=("fp32",))
+    cpu, gpu = open_engine(bundle, "onnxruntime", "fp32"), TensorRTEngine(bundle, "fp32")
+    host, there = Windows(cpu), Windows(gpu)
+    allocated, answers, moved = counts(ALLOCATING), 0, counts(MOVING)
+    for one, two in zip(frames(host, bundle, 20), frames(there, bundle, 20), strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            answers += 1
+            assert np.abs(one - two).max() < 1e-5
+    assert answers > 20
+    assert counts(ALLOCATING) == allocated
+    # Up goes one image a face and frame, down come its logits: no feature and no state crosses over.
+    assert {name: number - moved[name] for name, number in counts(MOVING).items()} == {
+        "cuMemcpyHtoDAsync_v2": 40,
+        "cuMemcpyDtoHAsync_v2": answers,
+        "cuLaunchHostFunc": 0,
+    }
+    gpu.close()
+
+
+def test_a_lost_gpu_and_the_process_goes_on(face):
+    build(face, precisions=("fp32",))
+    inputs = face.window("portrait")
+    engine = TensorRTEngine(face, "fp32")
+    wanted = engine.run(inputs)[ANSWER]
+    control.fail("copy", 719)
+    with pytest.raises(DeviceLostError, match="--backend onnxruntime"):
+        engine.run(inputs)
+    engine.close()
+    cpu = open_engine(face, "onnxruntime", "fp32")
+    assert np.abs(cpu.run(inputs)[ANSWER] - wanted).max() < 1e-4
+
+
+def test_auto_goes_on_by_itself(tmp_path):
+    bundle = bundles(tmp_path)[0]
+    build(bundle)
+    engine = open_engine(bundle, "auto")
+    assert engine.backend == "tensorrt"
+    windows = Windows(engine)
+    told = [one is not None for one in frames(windows, bundle, 20)]
+    assert told[-1]
+    control.fail("copy", 700)
+    told = [one is not None for one in frames(windows, bundle, 20)]
+    assert engine.backend == "onnxruntime"
+    assert told[-1]
+    engine.close()
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_full_memory_while_opening(face, after):
+    build(face, precisions=("fp32",))
+    control.fail("cuMemAlloc_v2", 2, after, always=True)
+    with pytest.raises(DeviceMemoryError, match="out of GPU memory while"):
+        TensorRTEngine(face, "fp32")
+    # Left to choose, the package takes the CPU, and says why.
+    engine = open_engine(face, "auto")
+    assert engine.backend == "onnxruntime"
+    engine.close()
