@@ -30,7 +30,7 @@ class Buffer:
 
     name: str
     dtype: str
-    """NumPy's name of its elements: ``uint8``, ``float16``, ``float32``, ``uint64``."""
+    """NumPy's name of its elements: ``uint8``, ``uint32``, ``float16`` or ``float32``."""
     shape: tuple[int, ...]
     """C order, no gaps."""
     role: str
@@ -113,6 +113,8 @@ SQUARE_ROWS = 12
 """Rows of it that its threads make at a time."""
 HALO = 8
 """Steps that ``relax`` takes in one launch where a level is larger than a square: a step costs a pixel on each side."""
+NONE, SAME, COARSER = range(3)
+"""Where ``linearise`` finds the motion so far."""
 WIDEST_WINDOW = 17
 """Weights of the widest Gaussian."""
 INTO = {None: 0, "float32": 1, "float16": 2}
@@ -169,7 +171,8 @@ def plan(height: int, width: int, method: Method, image: Image | None = None) ->
         more, drawn = _drawing(height, width, image)
         buffers += more
         launches += drawn
-    return Plan(tuple(buffers), tuple(launches))
+    used = {one.buffer for launch in launches for one in launch.arguments if isinstance(one, Pointer)}
+    return Plan(tuple(one for one in buffers if one.name in used), tuple(launches))
 
 
 FIELDS = ("start", "now0", "earlier0", "now1", "earlier1")
@@ -295,11 +298,10 @@ def _level(levels: list[tuple[int, int]], at: int, method: CLG) -> list[Launch]:
     launches, weights = [], [1.0, *omegas(method)]
     halo, per_launch = (0, method.iterations) if max(height, width) <= SQUARE else (HALO, HALO)
     for warp in range(method.warps):
-        coarser = warp == 0 and at + 1 < len(levels)
-        source = f"motion{at + 1}" if coarser else _own(at)
-        if warp == 0 and not coarser:
-            launches.append(_clear(source, 2 * height * width))
-        from_high, from_wide = levels[at + 1] if coarser else (height, width)
+        source, start = _own(at), SAME
+        if warp == 0:
+            source, start = (_own(at + 1), COARSER) if at + 1 < len(levels) else (source, NONE)
+        from_high, from_wide = levels[at + 1] if start == COARSER else levels[at]
         launches.append(
             Launch(
                 "flow.cu",
@@ -312,7 +314,7 @@ def _level(levels: list[tuple[int, int]], at: int, method: CLG) -> list[Launch]:
                     Pointer(f"second{at}"),
                     *_ints(width, height),
                     Pointer(source),
-                    *_ints(from_wide, from_high, int(coarser), radius),
+                    *_ints(from_wide, from_high, start, radius),
                     Number(float(method.rho), "float32"),
                     Number(4 * float(method.alpha), "float32"),
                     Pointer("system"),
@@ -337,7 +339,9 @@ def _level(levels: list[tuple[int, int]], at: int, method: CLG) -> list[Launch]:
                         *_ints(width, height, halo, begin, steps),
                         Number(weights[begin], "float32"),
                         Number(method.spectral_radius**2, "float32"),
-                        *map(Pointer, (now, earlier, out_now, out_earlier)),
+                        *map(Pointer, (now, earlier)),
+                        *_ints(int(not last)),
+                        *map(Pointer, (out_now, out_earlier)),
                     ),
                 )
             )
@@ -348,11 +352,6 @@ def _level(levels: list[tuple[int, int]], at: int, method: CLG) -> list[Launch]:
 def _own(at: int) -> str:
     """The buffer of a level's motion; the finest's is what is wanted."""
     return f"motion{at}" if at else "motion"
-
-
-def _clear(buffer: str, count: int) -> Launch:
-    grid = (min(math.ceil(count / LINEAR_THREADS), MOST_BLOCKS), 1, 1)
-    return Launch("flow.cu", "clear", grid, (LINEAR_THREADS, 1, 1), 0, (Pointer(buffer), *_ints(count)))
 
 
 def _drawing(height: int, width: int, image: Image) -> tuple[list[Buffer], list[Launch]]:

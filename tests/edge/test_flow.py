@@ -1,5 +1,7 @@
 """Optical flow: a real face moved by known fields, nothing where nothing moves, and the picture that holds it."""
 
+import math
+import time
 from dataclasses import asdict
 
 import cv2
@@ -68,6 +70,26 @@ def test_direction_x_before_y_and_forward_in_time(face, name):
     inside = flow(face, after, name)[20:-20, 20:-20]
     assert np.median(inside[..., 0]) == pytest.approx(3, abs=0.2)
     assert np.median(inside[..., 1]) == pytest.approx(-2, abs=0.2)
+
+
+def test_clg_is_fast_enough_on_one_core(face):
+    """Twelve milliseconds of one core are allowed, or twice Farneback's where the processor is slower than that."""
+    before = moved_to(face, smooth_field(face.shape, 4, 0))
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        best = {"clg": math.inf, "farneback": math.inf}
+        for _ in range(8):
+            started = time.thread_time()
+            flow(before, face, "clg")
+            between = time.thread_time()
+            cv2.calcOpticalFlowFarneback(before, face, np.zeros((*face.shape, 2), np.float32), 0.5, 3, 15, 3, 5, 1.2, 0)
+            best["clg"] = min(best["clg"], between - started)
+            best["farneback"] = min(best["farneback"], time.thread_time() - between)
+    finally:
+        cv2.setNumThreads(threads)
+    print({name: f"{1000 * seconds:.1f} ms" for name, seconds in best.items()})
+    assert best["clg"] < max(0.012, 2 * best["farneback"])
 
 
 def test_dis_is_a_fair_estimate(face):

@@ -40,10 +40,14 @@ __device__ __forceinline__ void cubic(float share, float *weights) {
     weights[2] = 1.f - weights[0] - weights[1] - weights[3];
 }
 
-// One plane of the motion so far at a pixel. At the start of a level it is the next coarser level's, twice as large, and
-// bilinear between the pixels, which lie on every second one of this level.
-__device__ __forceinline__ float motion_at(const float *plane, int width, int height, int coarse, int x, int y) {
-    if (!coarse) return plane[y * width + x];
+// Where a level's motion so far comes from: nowhere, this level's last warp, or the next coarser level.
+enum { kNone = 0, kSame = 1, kCoarser = 2 };
+
+// One plane of the motion so far at a pixel. The coarser level's is taken twice as large, and bilinear between its
+// pixels, which lie on every second one of this level.
+__device__ __forceinline__ float motion_at(const float *plane, int width, int height, int from, int x, int y) {
+    if (from == kNone) return 0.f;
+    if (from == kSame) return plane[y * width + x];
     const int left = x >> 1, top = y >> 1;
     const int right = min(left + (x & 1), width - 1), bottom = min(top + (y & 1), height - 1);
     const float *above = plane + top * width, *below = plane + bottom * width;
@@ -82,11 +86,6 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// The motion that the coarsest level starts from: none.
-extern "C" __global__ void __launch_bounds__(256) clear(float *numbers, int count) {
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) numbers[i] = 0.f;
-}
-
 // Both pictures' next coarser level: every second pixel under the binomial window (1 4 6 4 1)/16.
 extern "C" __global__ void __launch_bounds__(256)
     halve(const float *first, const float *second, int width, int height, float *half_first, float *half_second) {
@@ -112,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(256)
 // smooth the motion tensor, invert. Writes the system, and the motion that it starts from.
 extern "C" __global__ void __launch_bounds__(256)
     linearise(const float *first, const float *second, int width, int height, const float *motion, int motion_width,
-              int motion_height, int coarse, int radius, float rho, float weight, float *system, float *start) {
+              int motion_height, int from, int radius, float rho, float weight, float *system, float *start) {
     extern __shared__ float pool[];
     const int x0 = blockIdx.x * kTileWidth, y0 = blockIdx.y * kTileHeight;
     const int pixels = width * height, motion_pixels = motion_width * motion_height;
@@ -129,8 +128,8 @@ extern "C" __global__ void __launch_bounds__(256)
     for (int i = thread_of_block(); i < mean_wide * mean_high; i += threads_of_block()) {
         const int column = i % mean_wide, row = i / mean_wide;
         const int x = clamped(x0 + column - radius - 2, width), y = clamped(y0 + row - radius - 2, height);
-        const float u = motion_at(motion, motion_width, motion_height, coarse, x, y);
-        const float v = motion_at(motion + motion_pixels, motion_width, motion_height, coarse, x, y);
+        const float u = motion_at(motion, motion_width, motion_height, from, x, y);
+        const float v = motion_at(motion + motion_pixels, motion_width, motion_height, from, x, y);
         const float to_x = x + u, to_y = y + v;
         const float in_x = fminf(fmaxf(to_x, 0.f), width - 1.f), in_y = fminf(fmaxf(to_y, 0.f), height - 1.f);
         const float left = floorf(in_x), top = floorf(in_y);
@@ -141,9 +140,9 @@ extern "C" __global__ void __launch_bounds__(256)
         for (int k = 0; k < 4; ++k) columns[k] = clamped(static_cast<int>(left) + k - 1, width);
         float warped = 0.f;
         for (int j = 0; j < 4; ++j) {
-            const float *from = second + clamped(static_cast<int>(top) + j - 1, height) * width;
+            const float *row = second + clamped(static_cast<int>(top) + j - 1, height) * width;
             float line = 0.f;
-            for (int k = 0; k < 4; ++k) line += across[k] * from[columns[k]];
+            for (int k = 0; k < 4; ++k) line += across[k] * row[columns[k]];
             warped += down[j] * line;
         }
         const float before = first[y * width + x];
@@ -224,10 +223,9 @@ extern "C" __global__ void __launch_bounds__(256)
         for (int n = 0; n < 2; ++n) {
             const int x = x0 + column, y = y0 + row + n;
             if (x >= width || y >= height) continue;
-            const float u = motion_at(motion, motion_width, motion_height, coarse, x, y);
-            const float v = motion_at(motion + motion_pixels, motion_width, motion_height, coarse, x, y);
-            const float j12 = sums[1][n];
-            const float right_x = sums[0][n] * u + j12 * v - sums[3][n], right_y = j12 * u + sums[2][n] * v - sums[4][n];
+            const float u = motion_at(motion, motion_width, motion_height, from, x, y);
+            const float v = motion_at(motion + motion_pixels, motion_width, motion_height, from, x, y);
+            const float j12 = sums[1][n], right_x = sums[3][n] + weight * u, right_y = sums[4][n] + weight * v;
             const float j11 = sums[0][n] + weight, j22 = sums[2][n] + weight;
             const float inverse = 1.f / (j11 * j22 - j12 * j12);
             const float a = j22 * inverse, b = -j12 * inverse, c = j11 * inverse;
@@ -235,18 +233,19 @@ extern "C" __global__ void __launch_bounds__(256)
             out[0] = a * weight;
             out[pixels] = b * weight;
             out[2 * pixels] = c * weight;
-            out[3 * pixels] = a * right_x + b * right_y;
-            out[4 * pixels] = b * right_x + c * right_y;
+            out[3 * pixels] = u - (a * right_x + b * right_y);
+            out[4 * pixels] = v - (b * right_x + c * right_y);
         }
     }
 }
 
 // Some relaxation steps, one a barrier, on a square in shared memory. Of a square of kSide pixels the outermost `halo`
 // are other blocks' and go stale by one pixel a step; halo 0 needs a picture that fits into one square.
-// now and earlier: the field and the one a step before it; omega: the weight of the step before the first of these.
+// now and earlier: the field and the one a step before it; keep: whether the latter is written too, for more steps.
+// omega: the weight of the step before the first of these.
 extern "C" __global__ void __launch_bounds__(kSide *kRows, 2)
     relax(const float *system, int width, int height, int halo, int begin, int steps, float omega, float squared,
-          const float *now, const float *earlier, float *out_now, float *out_earlier) {
+          const float *now, const float *earlier, int keep, float *out_now, float *out_earlier) {
     extern __shared__ float pool[];
     const int pixels = width * height, inner = kSide - 2 * halo;
     const int left = blockIdx.x * inner - halo, top = blockIdx.y * inner - halo;
@@ -302,6 +301,7 @@ extern "C" __global__ void __launch_bounds__(kSide *kRows, 2)
         const int to = y * width + x;
         out_now[to] = current[at];
         out_now[to + pixels] = current[at + kPlane];
+        if (!keep) continue;
         out_earlier[to] = other[at];
         out_earlier[to + pixels] = other[at + kPlane];
     }
