@@ -97,8 +97,8 @@ def read_own(path: Path) -> bytes:
     if problem := distrust(path.parent):
         raise BackendError(problem)
     try:
-        # Not through a link: whoever made one would choose the file.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Not through a link: whoever made one would choose the file. Nor waiting for a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -8,17 +8,26 @@ there is no answer until the window is full, and a face that was away for too lo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from edge.bundle import ANSWER, Manifest
 from edge.engine import Engine, Memory
+from edge.engine.contract import on_host
+from edge.errors import BackendError, OptionError
 from edge.flow import flow, flow_image, named
 from edge.preprocess import crop_specs, face_crop, to_tensor
 from edge.types import Image, Points, Tensor
+
+if TYPE_CHECKING:
+    from edge.cuda import Buffer, Device
+
+_LOG = logging.getLogger(__name__)
 
 ON_TIME = 0.75
 """A frame enters a window that takes one every ``interval_ms`` when it is at least this share of that late: cameras are
@@ -89,16 +98,67 @@ class _Face:
     """Features and states, where the engine keeps them."""
 
 
+class GpuCutter(Cutter):
+    """The same on the engine's GPU, straight into its inputs, for as long as the engine is there.
+
+    Crops and tensors then lie on the GPU; on the host again once another engine has taken over.
+
+    Args:
+        engine: whose inputs they are.
+        device: its GPU.
+        targets: see :meth:`edge.engine.contract.Engine.targets`.
+
+    Raises:
+        OptionError: the bundle's optical flow has no kernels.
+        BackendError: the kernels can't be compiled, or there is no room.
+    """
+
+    def __init__(self, engine: Engine, device: Device, targets: Mapping[str, Buffer]) -> None:
+        super().__init__(engine.manifest)
+        from edge.flow.cuda import DeviceCutter
+
+        self._engine = engine
+        self._inner = DeviceCutter(device, self._specs, self._cut, self._method, targets)
+
+    def cut(self, image: Image, eyes: Points) -> Any:
+        """See :meth:`Cutter.cut`."""
+        if self._engine.targets() is not None:
+            try:
+                return self._inner.cut(image, eyes)
+            except BackendError as error:
+                self._engine.failed(error)
+        return super().cut(image, eyes)
+
+    def tensors(self, crops: Any, before: Any) -> Any:
+        """See :meth:`Cutter.tensors`."""
+        if isinstance(crops, Mapping):
+            return super().tensors(crops, before)
+        return self._inner.tensors(crops, before)
+
+
+def on_gpu(engine: Engine) -> Cutter:
+    """The cutter that brings an engine its tensors on the shortest way; the host's where that is the way."""
+    device, targets = getattr(engine, "device", None), engine.targets()
+    if device is not None and targets is not None:
+        try:
+            return GpuCutter(engine, device, cast("Mapping[str, Buffer]", targets))
+        except (OptionError, BackendError) as error:
+            _LOG.warning("crops and motion are found on the CPU: %s", error)
+    return Cutter(engine.manifest)
+
+
 class Windows:
     """Each face's window, apart from all others'. Call :meth:`advance`, then :meth:`answer`, once a face and frame.
 
     Args:
         engine: its graphs are loaded.
+        gpu: cut and find motion on the engine's GPU, where it has one. What :meth:`advance` gives then lies there, and
+            is only good for :meth:`answer`.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, gpu: bool = False) -> None:
         self._engine, manifest = engine, engine.manifest
-        self.cutter = Cutter(manifest)
+        self.cutter = on_gpu(engine) if gpu else Cutter(manifest)
         self._streams = manifest.streams
         self._interval_ns = ON_TIME * manifest.window.interval_ms * 1e6 if manifest.window else 0.0
         self._gap_ns = manifest.window.gap_ms * 1e6 if manifest.window else 0.0
@@ -116,16 +176,18 @@ class Windows:
             One image an input, or None: the frame comes too soon to enter, or is the first of a window with motion.
         """
         if not self._streams:
-            return self.cutter.tensors(crops, None)
+            return self._tensors(crops, None)
         known = self._faces.get(face)
-        if known is None or now_ns - known.entered_ns > self._gap_ns:
+        # Crops that lay on a GPU are of no use any more once it is gone.
+        moved = known is not None and isinstance(known.crops, Mapping) != isinstance(crops, Mapping)
+        if known is None or moved or now_ns - known.entered_ns > self._gap_ns:
             if known is not None:
                 known.memory.close()
             self._faces[face] = _Face(now_ns, crops, self._engine.remember())
-            return None if self.cutter.moves else self.cutter.tensors(crops, None)
+            return None if self.cutter.moves else self._tensors(crops, None)
         if now_ns - known.entered_ns < self._interval_ns:
             return None
-        tensors = self.cutter.tensors(crops, known.crops)
+        tensors = self._tensors(crops, known.crops)
         known.entered_ns, known.crops = now_ns, crops
         return tensors
 
@@ -136,9 +198,24 @@ class Windows:
             face: its id.
             tensors: what :meth:`advance` gave.
         """
-        if not self._streams:
-            return np.asarray(self._engine.run(tensors)[ANSWER][0], np.float32)
-        return self._faces[face].memory.answer(tensors)
+        try:
+            if not self._streams:
+                return np.asarray(self._engine.run(tensors)[ANSWER][0], np.float32)
+            return self._faces[face].memory.answer(tensors)
+        except BackendError as error:
+            if on_host(tensors):
+                raise
+            # What was to be answered is gone with the GPU; the next frame is another engine's.
+            self._engine.failed(error)
+            return None
+
+    def _tensors(self, crops: Crops, before: Crops | None) -> dict[str, Tensor] | None:
+        """One image for each input, or None where the GPU that held the crops was just lost."""
+        try:
+            return self.cutter.tensors(crops, before)
+        except BackendError as error:
+            self._engine.failed(error)
+            return None
 
     def stream(self, tensors: Mapping[str, Tensor]) -> npt.NDArray[np.float32] | None:
         """The answer to a whole window's inputs, got image by image, as on the robot; leaves no memory behind.

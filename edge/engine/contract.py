@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,44 @@ Logits = npt.NDArray[np.float32]
 """One a label, (K,)."""
 
 
+class Placed(Protocol):
+    """An array that lies on the engine's GPU (:class:`edge.cuda.Buffer`)."""
+
+    @property
+    def pointer(self) -> int:
+        """Its address there."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sides."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its elements."""
+
+
+Given = Tensor | Placed
+"""What an engine is given. Only one on a GPU takes what lies there; see :meth:`Engine.targets`."""
+
+
+class InputsError(BackendError):
+    """Arrays that are not what the manifest says: the caller's mistake, not the engine's."""
+
+
 class Memory(ABC):
     """What an engine remembers of one face, whose window it reads image by image: see :meth:`Engine.remember`."""
 
     @abstractmethod
-    def answer(self, images: Mapping[str, Tensor]) -> Logits | None:
+    def answer(self, images: Mapping[str, Given]) -> Logits | None:
         """Take the next image of each stream, and read the window that they end.
 
         Args:
-            images: by input, (1, C, H, W), C-contiguous, of the manifest's dtype; not to be changed afterwards.
+            images: by input, (1, C, H, W), C-contiguous, of the manifest's dtype; not to be changed afterwards. On a
+                GPU, also where :meth:`Engine.targets` wants them.
 
         Returns:
             The logits, or None while the window is not full.
@@ -61,11 +90,12 @@ class Engine(ABC):
         self._loaded: dict[str, tuple[_Forms, _Forms]] = {}
         """By graph that is loaded: the forms of its inputs and of its outputs."""
 
-    def run(self, inputs: Mapping[str, Tensor], graph: str = WINDOW) -> dict[str, Tensor]:
+    def run(self, inputs: Mapping[str, Given], graph: str = WINDOW) -> dict[str, Tensor]:
         """Run a graph once.
 
         Args:
-            inputs: a C-contiguous array by input name, of exactly the manifest's shape and dtype.
+            inputs: a C-contiguous array by input name, of exactly the manifest's shape and dtype; where the engine is
+                on a GPU it may lie there.
             graph: which of the manifest's graphs.
 
         Returns:
@@ -78,8 +108,8 @@ class Engine(ABC):
         self.load(graph)
         wanted, answers = self._loaded[graph]
         given = {name: (value.shape, value.dtype) for name, value in inputs.items()}
-        if given != wanted:
-            raise BackendError(f"{self.manifest.name}: engine was given {given}; expected {wanted}")
+        if given != wanted or (self.targets() is None and not on_host(inputs)):
+            raise InputsError(f"{self.manifest.name}: engine was given {given}; expected {wanted}")
         outputs = self._run(graph, inputs)
         for name, (shape, dtype) in answers.items():
             value = outputs.get(name)
@@ -108,13 +138,25 @@ class Engine(ABC):
         """Load one graph of the bundle."""
 
     @abstractmethod
-    def _run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _run(self, graph: str, inputs: Mapping[str, Given]) -> dict[str, Tensor]:
         """Run a loaded graph on checked inputs."""
 
     def offers(self, graph: str) -> bool:
         """Whether it can run a graph: one that is there to run on a robot, or to prove others by."""
         facts = self.manifest.graphs.get(graph)
         return facts is not None and self.precision in facts.files
+
+    def targets(self) -> Mapping[str, Placed] | None:
+        """Where the next image of each input is expected on the GPU, (1, C, H, W); None for an engine on the host."""
+        return None
+
+    def failed(self, error: BackendError) -> None:
+        """Told what went wrong on the engine's GPU outside of it; returns if something else has taken over.
+
+        Raises:
+            BackendError: that error, where nothing else can.
+        """
+        raise error
 
     def remember(self) -> Memory:
         """An empty memory for one face of a bundle that sees windows; see :class:`edge.manifest.Stream`."""
@@ -124,6 +166,11 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 - most backends hold nothing that needs it
         """Release what the backend holds. May be called twice."""
+
+
+def on_host(inputs: Mapping[str, Given]) -> bool:
+    """Whether all arrays are the host's."""
+    return all(isinstance(value, np.ndarray) for value in inputs.values())
 
 
 def _forms(specs: Sequence[TensorSpec]) -> _Forms:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from edge.bundle import Bundle
-from edge.engine.contract import Engine, Logits, Memory
+from edge.engine.contract import Engine, Given, InputsError, Logits, Memory, Placed, on_host
 from edge.errors import BackendError
 from edge.types import Tensor
 
@@ -32,12 +32,16 @@ class FallbackEngine(Engine):
         self.fell: str | None = None
         """Why the other took over; None while the first works."""
 
-    def run(self, inputs: Mapping[str, Tensor], graph: str = "window") -> dict[str, Tensor]:
+    def run(self, inputs: Mapping[str, Given], graph: str = "window") -> dict[str, Tensor]:
         """As :meth:`Engine.run`, once more on the other engine where the first one fails."""
         current = self._current
         try:
             return current.run(inputs, graph)
+        except InputsError:
+            raise
         except BackendError as error:
+            if not on_host(inputs):
+                raise  # what lay on the GPU went with it
             return self.fall(current, error).run(inputs, graph)
 
     def load(self, *graphs: str) -> None:
@@ -47,6 +51,22 @@ class FallbackEngine(Engine):
     def offers(self, graph: str) -> bool:
         """As :meth:`Engine.offers`."""
         return self._current.offers(graph)
+
+    @property
+    def device(self) -> object:
+        """The GPU of the engine in use, if it has one."""
+        return getattr(self._current, "device", None)
+
+    def targets(self) -> Mapping[str, Placed] | None:
+        """As :meth:`Engine.targets`."""
+        return self._current.targets()
+
+    def failed(self, error: BackendError) -> None:
+        """As :meth:`Engine.failed`: the other engine takes over, once."""
+        if self.fell is None:
+            self.fall(self._current, error)
+        elif self.targets() is not None:
+            raise error
 
     def remember(self) -> Memory:
         """A memory that begins anew when the engine falls."""
@@ -80,7 +100,7 @@ class FallbackEngine(Engine):
     def _load(self, graph: str) -> None:
         raise AssertionError("the engine in use loads its own graphs")
 
-    def _run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _run(self, graph: str, inputs: Mapping[str, Given]) -> dict[str, Tensor]:
         raise AssertionError("the engine in use runs its own graphs")
 
     def close(self) -> None:
@@ -100,13 +120,17 @@ class _FallbackMemory(Memory):
             self._of = self._engine.fall(self._of, error)
             return self._of.remember()
 
-    def answer(self, images: Mapping[str, Tensor]) -> Logits | None:
+    def answer(self, images: Mapping[str, Given]) -> Logits | None:
         if self._of is not self._engine.current:  # it fell with another face
             self._of = self._engine.current
             self._memory = self._begun()
         try:
             return self._memory.answer(images)
+        except InputsError:
+            raise
         except BackendError as error:
+            if not on_host(images):
+                raise
             self._of = self._engine.fall(self._of, error)
             self._memory = self._of.remember()
             return self._memory.answer(images)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.engine.contract import Logits, Memory
+from edge.engine.contract import Given, InputsError, Logits, Memory
 from edge.manifest import ANSWER, FEATURE, HEAD, Stream
 from edge.types import Tensor
 
@@ -55,10 +55,13 @@ class HostMemory(Memory):
             for stream in engine.manifest.streams
         }
 
-    def answer(self, images: Mapping[str, Tensor]) -> Logits | None:
+    def answer(self, images: Mapping[str, Given]) -> Logits | None:
         """See :meth:`Memory.answer`."""
         for name, ring in self._rings.items():
-            if (feature := self._feature(ring, images[name])) is not None:
+            image = images[name]
+            if not isinstance(image, np.ndarray):
+                raise InputsError(f"{self._engine.manifest.name}: {name} lies on a GPU, and this engine does not")
+            if (feature := self._feature(ring, image)) is not None:
                 ring.features.append(feature)
         if any(len(ring.features) < ring.stream.steps for ring in self._rings.values()):
             return None

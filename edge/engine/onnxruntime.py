@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edge.bundle import Bundle
-from edge.engine.contract import Engine
+from edge.engine.contract import Engine, Given
 from edge.errors import BackendError, MissingPackageError
 from edge.types import Tensor
 
@@ -64,7 +64,7 @@ class OnnxRuntimeEngine(Engine):
                 f"{self.bundle.where}: onnxruntime can't load the {self.precision} graph {graph!r}: {reason}"
             ) from error
 
-    def _run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _run(self, graph: str, inputs: Mapping[str, Given]) -> dict[str, Tensor]:
         names = self._outputs[graph]
         return dict(zip(names, self._sessions[graph].run(names, dict(inputs)), strict=True))
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.bundle import ANSWER, FEATURE, HEAD, Bundle
-from edge.engine.contract import Engine, Logits, Memory
+from edge.bundle import ANSWER, FEATURE, HEAD, WINDOW, Bundle
+from edge.engine.contract import Engine, Given, InputsError, Logits, Memory, Placed
 from edge.engine.library import library, log_of, place, refusal
 from edge.engine.plans import Plans, command, key_of
 from edge.errors import BackendError, EdgeError
@@ -74,6 +74,7 @@ class TensorRTEngine(Engine):
         self._log = log_of()
         self._graphs: dict[str, _Loaded] = {}
         self._idle: list[_Slot] = []
+        self._targets: dict[str, Buffer] = {}
         self._own_device = device is None
         if device is None:
             from edge.cuda import Device
@@ -163,11 +164,14 @@ class TensorRTEngine(Engine):
     def _refusal(self, what: str) -> BackendError:
         return refusal(f"{self.bundle.where}: {what}", self._log.words(), self.place)
 
-    def _run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _run(self, graph: str, inputs: Mapping[str, Given]) -> dict[str, Tensor]:
         loaded, device = self._graphs[graph], self.device
         for name, value in inputs.items():
-            np.copyto(loaded.staging[name], value)
-            device.upload(loaded.buffers[name], loaded.staging[name])
+            if isinstance(value, np.ndarray):
+                np.copyto(loaded.staging[name], value)
+                device.upload(loaded.buffers[name], loaded.staging[name])
+            else:
+                self.moved(loaded.buffers[name], value)
         loaded.replay()
         names = [spec.name for spec in self.manifest.graphs[graph].outputs]
         for name in names:
@@ -180,6 +184,26 @@ class TensorRTEngine(Engine):
         slot = self._idle.pop() if self._idle else _Slot(self)
         slot.empty()
         return DeviceMemory(self, slot)
+
+    def targets(self) -> Mapping[str, Buffer]:
+        """Where the next image of each input is expected on the GPU: a graph's own input, wherever one image is all."""
+        streams = {stream.input: stream for stream in self.manifest.streams}
+        if not streams:
+            return {spec.name: self._graphs[WINDOW].buffers[spec.name] for spec in self.manifest.inputs}
+        for name, stream in streams.items():
+            if name not in self._targets:
+                encoder = self._graphs[stream.encoder].buffers[name]
+                single = stream.receptive == 1 or stream.state
+                shape = (1, *encoder.shape[2:])
+                self._targets[name] = encoder if single else self.device.buffer(shape, encoder.dtype)
+        return self._targets
+
+    def moved(self, target: Buffer, source: Placed) -> None:
+        """Queue what lies on the GPU into its place, unless it was drawn there."""
+        if source.pointer != target.pointer:
+            from edge.cuda import Buffer
+
+            self.device.copy(target, Buffer(source.pointer, target.shape, target.dtype, source))
 
     def loaded(self, graph: str) -> _Loaded:
         """A graph's buffers and its replay; for what runs on the same GPU."""
@@ -201,6 +225,7 @@ class TensorRTEngine(Engine):
                 loaded.context = loaded.engine = None
             self._graphs.clear()
             self._idle.clear()
+            self._targets.clear()
             self._loaded.clear()
             self._runtime = None
         if self._own_device:
@@ -281,7 +306,7 @@ class DeviceMemory(Memory):
         self._engine, self._slot = engine, slot
         self._given_back = False
 
-    def answer(self, images: Mapping[str, Tensor]) -> Logits | None:
+    def answer(self, images: Mapping[str, Given]) -> Logits | None:
         """See :meth:`Memory.answer`."""
         device, lanes = self._engine.device, self._slot.lanes
         for name, lane in lanes.items():
@@ -302,19 +327,22 @@ class DeviceMemory(Memory):
             raise BackendError(f"{self._engine.manifest.name}: {HEAD} answered NaN or infinity in {ANSWER}")
         return logits
 
-    def _feature(self, lane: _Lane, image: Tensor) -> None:
+    def _feature(self, lane: _Lane, image: Given) -> None:
         """Queue the encoder on a new image, and its answer into the ring once it counts."""
         device, stream = self._engine.device, lane.stream
         encoder = self._engine.loaded(stream.encoder)
         target = lane.images[lane.seen % stream.receptive] if lane.images else encoder.buffers[stream.input]
         if image.nbytes != target.nbytes or image.dtype != target.dtype:
-            raise BackendError(
+            raise InputsError(
                 f"{self._engine.manifest.name}: engine was given {stream.input} {image.shape} {image.dtype}; "
                 f"expected {target.shape} {target.dtype}"
             )
-        staging = encoder.staging[stream.input].reshape(-1)[: image.size]
-        np.copyto(staging, image.reshape(-1))
-        device.upload(target, staging)
+        if isinstance(image, np.ndarray):
+            staging = encoder.staging[stream.input].reshape(-1)[: image.size]
+            np.copyto(staging, image.reshape(-1))
+            device.upload(target, staging)
+        else:
+            self._engine.moved(target, image)
         lane.seen += 1
         if lane.images:
             if lane.seen < stream.receptive:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import math
@@ -202,10 +203,11 @@ class Engine:
 
 
 class Context:
-    runs = 0
-
     def __init__(self, engine: Engine) -> None:
         self.engine, self.addresses = engine, dict[str, int]()
+        self.problem: BaseException | None = None
+        # Kept for as long as the context: a captured graph calls it again.
+        self.queued = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: self._guarded())
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         # NvInferRuntime.h: addresses of inputs and outputs are aligned.
@@ -222,20 +224,39 @@ class Context:
         if (words := _fault(Faults.fails, model)) is not None:
             engine.logger.log(trt.ILogger.Severity.ERROR, words)
             return False
+        if stream_handle == HostDevice.stream:
+            self._compute()
+            return True
+        # On the stream, like everything else: it runs when its turn comes, and is noted where the stream is captured.
+        if self.problem is not None:
+            raise self.problem
+        return DRIVER().cuLaunchHostFunc(ctypes.c_void_p(stream_handle), self.queued, None) == 0
+
+    def _guarded(self) -> None:
+        try:
+            self._compute()
+        except BaseException as error:  # nothing may be raised through the driver
+            self.problem = error
+
+    def _compute(self) -> None:
+        engine, model = self.engine, self.engine.model
         given = {one.name: self._at(one).copy() for one in engine.session.get_inputs()}
         outputs = engine.session.get_outputs()
         for one, value in zip(outputs, engine.session.run([one.name for one in outputs], given), strict=True):
             self._at(one)[...] = value + np.float32(_fault(Faults.wrong, model) or 0.0) * np.arange(value.size).reshape(
                 value.shape
             )
-        Context.runs += 1
-        return True
 
     def _at(self, one: Any) -> np.ndarray:
         dtype = np.dtype(np.float16 if one.type == "tensor(float16)" else np.float32)
         size = math.prod(one.shape) * dtype.itemsize
         memory = (ctypes.c_char * size).from_address(self.addresses[one.name])
         return np.frombuffer(memory, dtype).reshape(one.shape)
+
+
+@functools.cache
+def DRIVER() -> ctypes.CDLL:  # noqa: N802
+    return ctypes.CDLL("libcuda.so.1")
 
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:

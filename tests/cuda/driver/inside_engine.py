@@ -4,7 +4,6 @@ Only what TensorRT itself would do is ONNX Runtime's work (``tests/tensorrt/stan
 any other. Run by test_pycuda.py, in a process of its own.
 """
 
-import ctypes
 import gc
 
 import control
@@ -21,32 +20,8 @@ from edge.engine.tensorrt import TensorRTEngine
 from edge.window import Windows
 from export.to_tensorrt import to_tensorrt
 
-_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_launch = ctypes.CDLL("libcuda.so.1").cuLaunchHostFunc
-_launch.argtypes = [ctypes.c_void_p, _HOST_FUNCTION, ctypes.c_void_p]
-
 ALLOCATING = ("cuMemAlloc_v2", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate", "cuGraphInstantiateWithFlags")
 MOVING = ("cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuLaunchHostFunc")
-
-
-class Context(stand_in.Context):
-    """Queues its work, as TensorRT does: it can be captured, and reads device memory only when its turn comes."""
-
-    def __init__(self, engine):
-        super().__init__(engine)
-        self._work = _HOST_FUNCTION(lambda _: self._now())
-        self.failed = []
-
-    def _now(self):
-        try:
-            assert super().execute_async_v3(0)
-        except BaseException as error:  # nothing catches it in a function that C calls
-            self.failed.append(error)
-
-    def execute_async_v3(self, stream_handle):
-        assert set(self.addresses) == set(self.engine.tensors)
-        assert not self.failed, self.failed
-        return _launch(stream_handle, self._work, None) == 0
 
 
 PACES = {("tensorrt", "int8"): 1.0, ("tensorrt", "fp16"): 2.0, ("tensorrt", "fp32"): 3.0}
@@ -66,7 +41,6 @@ def _stand_in(tmp_path, monkeypatch):
     tmp_path.chmod(0o700)
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
     stand_in.install()
-    monkeypatch.setattr(stand_in, "Context", Context)
     monkeypatch.setattr(edge.engine, "_may_have_gpu", lambda: True)
     monkeypatch.setattr(admission, "pace", said)
     yield
@@ -154,6 +128,58 @@ def test_rings_and_states_stay_on_the_device(which, tmp_path):
         "cuLaunchHostFunc": 0,
     }
     gpu.close()
+
+
+EYES = np.array([[205, 215], [300, 210]], np.float32)
+
+
+def watched(windows, frames, faces):
+    """What is answered for some faces in some frames, each cut where the window wants it cut."""
+    for at, frame in enumerate(frames):
+        for one, eyes in faces.items():
+            tensors = windows.advance(one, windows.cutter.cut(frame, eyes), at * 40_000_000)
+            yield None if tensors is None else windows.answer(one, tensors)
+
+
+def test_from_a_frame_to_its_logits_on_the_gpu(face, portrait):
+    """A frame goes up once for all its faces, and only logits come down."""
+    build(face, precisions=("fp32",))
+    gpu, cpu = TensorRTEngine(face, "fp32"), open_engine(face, "onnxruntime", "fp32")
+    there, host = Windows(gpu, gpu=True), Windows(cpu)
+    pictures = [np.ascontiguousarray(np.roll(portrait, 3 * at, axis=1)) for at in range(6)]
+    faces = {1: EYES, 2: EYES + np.float32([6.5, -3.25])}
+    # The first frame takes the memory for frames of this size and for a face at a time.
+    first = [*watched(there, pictures[:1], faces)]
+    allocated, moved = counts(ALLOCATING), counts(MOVING)
+    found = [*first, *watched(there, pictures[1:], faces)]
+    assert counts(ALLOCATING) == allocated
+    assert {name: number - moved[name] for name, number in counts(MOVING).items()} == {
+        "cuMemcpyHtoDAsync_v2": 5,
+        "cuMemcpyDtoHAsync_v2": 10,
+        "cuLaunchHostFunc": 0,
+    }
+    for one, two in zip(found, watched(host, pictures, faces), strict=True):
+        assert np.abs(one - two).max() < 0.1
+        assert one.argmax() == two.argmax()
+    gpu.close()
+
+
+@pytest.mark.parametrize("fault", ["copy", "run:cut", "run:normalise"])
+def test_a_gpu_lost_between_frame_and_logits(face, portrait, fault):
+    build(face, precisions=("fp32",))
+    engine = open_engine(face, "auto", "fp32")
+    assert engine.backend == "tensorrt"
+    windows = Windows(engine, gpu=True)
+    answers = []
+    for at in range(6):
+        if at == 3:
+            control.fail(fault, 719)
+        answers += watched(windows, [portrait], {1: EYES})
+    assert engine.backend == "onnxruntime"
+    assert all(one is not None for one in (answers[0], answers[-1]))
+    assert sum(one is None for one in answers) <= 1
+    assert np.abs(answers[0] - answers[-1]).max() < 0.1
+    engine.close()
 
 
 def test_a_lost_gpu_and_the_process_goes_on(face):
