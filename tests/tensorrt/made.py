@@ -80,7 +80,7 @@ def _model(nodes: list[object], inputs: list[object], outputs: list[object]) -> 
         helper.make_tensor("last", TensorProto.INT64, [1], [2]),
         helper.make_tensor("as_rows", TensorProto.INT64, [3], [1, 3, SIDE * SIDE]),
         helper.make_tensor("as_planes", TensorProto.INT64, [3], [1, 3, 32 * 32]),
-        helper.make_tensor("first", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("steps_axis", TensorProto.INT64, [1], [1]),
         helper.make_tensor("behind", TensorProto.INT64, [3], [1, 3, 4]),
     ]
     used = {name for node in nodes for name in node.input}
@@ -127,7 +127,7 @@ def with_motion(where: Path) -> Bundle:
     )
     head = _model(
         [
-            helper.make_node("ReduceSum", ["flow_features", "first"], ["sum"], keepdims=0),
+            helper.make_node("ReduceSum", ["flow_features", "steps_axis"], ["sum"], keepdims=0),
             helper.make_node("Split", ["sum"], ["x", "y", "size"], axis=1, num_outputs=3),
             helper.make_node("Concat", ["x", "y"], [ANSWER], axis=1),
         ],
