@@ -5,6 +5,8 @@ any other. Run by test_pycuda.py, in a process of its own.
 """
 
 import gc
+import os
+from pathlib import Path
 
 import control
 import numpy as np
@@ -39,6 +41,10 @@ def said(bundle, engine):
 @pytest.fixture(autouse=True)
 def _stand_in(tmp_path, monkeypatch):
     tmp_path.chmod(0o700)
+    # Plans are each test's own; kernels need compiling only once.
+    kernels = Path(os.environ["EDGE_CACHE"]) / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (tmp_path / "kernels").symlink_to(kernels)
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
     stand_in.install()
     monkeypatch.setattr(edge.engine, "_may_have_gpu", lambda: True)
