@@ -30,6 +30,9 @@ def names(module: Path) -> list[str]:
     return [one.name for one in tree.body if isinstance(one, ast.FunctionDef) and one.name.startswith("test_")]
 
 
+# Whichever test comes first waits for PyCUDA to be built.
+pytestmark = pytest.mark.timeout(600)
+
 INSIDE = [(module.stem, name) for module in sorted(DRIVER.glob("inside_*.py")) for name in names(module)]
 
 
@@ -91,7 +94,6 @@ def verdicts(environment, tmp_path_factory):
     return of
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("module", "name"), INSIDE)
 def test_inside(verdicts, module, name):
     found, result = verdicts(module)
@@ -99,7 +101,6 @@ def test_inside(verdicts, module, name):
     assert not found[name], "\n".join(found[name])
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("module", sorted({module for module, _ in INSIDE}))
 def test_the_process_ends_well_and_says_nothing(verdicts, module):
     _, result = verdicts(module)
