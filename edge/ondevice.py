@@ -25,7 +25,7 @@ from edge.engine.library import library, place
 from edge.engine.pace import frames
 from edge.engine.plans import Plans, command, key_of
 from edge.engine.tensorrt import TensorRTEngine, measured
-from edge.errors import BackendError, EdgeError, OutputError
+from edge.errors import BackendError, EdgeError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from edge.cuda import Device
@@ -93,6 +93,7 @@ class _Checks:
             return
         try:
             self._step("optical flow", lambda: self._flow(device))
+            self._step("crops", lambda: self._crops(device))
             if self._step("TensorRT", lambda: self._tensorrt(device)) is not None:
                 verdict = self._step("plans", lambda: self._verdict(device))
                 for row in () if verdict is None else verdict.rows:
@@ -154,6 +155,35 @@ class _Checks:
         self.facts["flow"] = {"method": asdict(method), "size": [height, width], "worst_pixels": worst, "gpu_ms": ms}
         detail = f"differs by {worst:.1e} pixel, allowed {FLOW_PIXELS:.0e}; {ms:.2f} ms for {width}x{height}"
         self.findings.append(Finding("optical flow, GPU against CPU", worst <= FLOW_PIXELS, detail, worst))
+
+    def _crops(self, device: Device) -> None:
+        """What the kernels make of the golden pictures; :func:`edge.check.check_preprocessing` is the CPU's."""
+        from edge.flow import named
+        from edge.flow.cuda import DeviceCutter
+        from edge.preprocess import crop_specs
+
+        manifest, facts = self._bundle.manifest, dict(self._bundle.manifest.flow or {})
+        method = named(str(facts.pop("name")), **facts) if facts else None
+        targets = {one.name: device.buffer((1, *one.shape[-3:]), one.dtype) for one in manifest.inputs}
+        try:
+            cutter = DeviceCutter(device, manifest.inputs, crop_specs(manifest.inputs), method, targets)
+        except OptionError as error:
+            self.lines.append(f"crops and motion are found on the CPU: {error}")
+            return
+        allowed = manifest.tolerances["tensor"]
+        for case in self._bundle.cases:
+            pictures, eyes = self._bundle.golden[f"picture/{case}"], self._bundle.golden[f"eyes/{case}"]
+            crops = [cutter.cut(pictures[at], eyes[at]) for at in range(2 if cutter.moves else 1)]
+            cutter.tensors(crops[-1], crops[0])
+            for one in manifest.inputs:
+                found = np.empty(targets[one.name].shape, one.dtype)
+                device.download(found, targets[one.name])
+                device.synchronize()
+                tensor = self._bundle.window(case)[one.name]
+                worst = float(np.abs(found - (tensor if one.kind == "face" else tensor[:, 0])).max())
+                what = f"pixels -> tensor on the GPU, {case}, {one.name}"
+                detail = f"differs by {worst:.1e}, allowed {allowed:.1e}"
+                self.findings.append(Finding(what, worst <= allowed, detail, worst))
 
     def _tensorrt(self, device: Device) -> str:
         version = str(library().__version__)

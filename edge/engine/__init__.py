@@ -33,7 +33,11 @@ def choices(bundle: Bundle, backend: str = "auto", precision: str = "auto") -> t
     """What to try for a bundle, in order, each a backend and a precision for :func:`open_engine`.
 
     Only what was left open is chosen: one thing to try where both were named.
+
+    Raises:
+        OptionError: an unknown name.
     """
+    _known(backend, precision)
     if backend == "tensorrt":
         return (("tensorrt", precision),)
     on_cpu = tuple(("onnxruntime", one) for one in (preferred(bundle) if precision == "auto" else (precision,)))
@@ -55,10 +59,7 @@ def open_engine(bundle: Bundle, backend: str = "auto", precision: str = "auto") 
         BackendError: the backend can't run here.
         BundleError: the bundle has no graphs of this precision, or they can't be trusted.
     """
-    if backend not in BACKENDS:
-        raise OptionError(f"backend {backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}")
+    _known(backend, precision)
     if precision not in ("auto", *bundle.manifest.precisions):
         there = ", ".join(bundle.manifest.precisions)
         raise BundleError(f"{bundle.where}: no {precision} graph in this bundle; it has {there}")
@@ -75,6 +76,13 @@ def open_engine(bundle: Bundle, backend: str = "auto", precision: str = "auto") 
         except EdgeError as error:
             _LOG.warning("ONNX Runtime is used: %s", error)
     return _on_cpu(bundle, precision)
+
+
+def _known(backend: str, precision: str) -> None:
+    if backend not in BACKENDS:
+        raise OptionError(f"backend {backend!r} is unknown; expected one of {', '.join(BACKENDS)}")
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision {precision!r} is unknown; expected one of {', '.join(PRECISIONS)}")
 
 
 def _on_cpu(bundle: Bundle, precision: str) -> Engine:

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,7 @@ def judge(
     failed: dict[str, str] | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
-    """Examine every plan there is of a bundle, and ONNX Runtime, and keep the verdict.
+    """Examine every plan there is of a bundle, and ONNX Runtime, and keep the verdict if all of them ran.
 
     Args:
         bundle: opened.
@@ -173,37 +174,24 @@ def judge(
     from edge.engine.tensorrt import TensorRTEngine
 
     here = place(device)
-    found, others = [], []
+    found: list[Row] = []
+    others: list[Row] = []
+    passing = False
     for precision in [one for one in ORDER if one in bundle.manifest.precisions]:
-        there = _hashes(bundle, precision, here, plans)
-        if there is None and precision not in (failed or {}):
-            continue
-        tell(f"proving tensorrt {precision}")
-        found.append(
-            _tried(
-                bundle,
-                "tensorrt",
-                precision,
-                lambda p=precision: TensorRTEngine(  # type: ignore[misc]
-                    bundle, p, plans=plans, device=device
-                ),
-                (failed or {}).get(precision),
-            )
-        )
+        reason = (failed or {}).get(precision)
+        if reason is not None:
+            found.append(_refused(bundle, "tensorrt", precision, f"could not be built ({reason})"))
+        elif _hashes(bundle, precision, here, plans) is not None:
+            tell(f"proving tensorrt {precision}")
+            make = partial(TensorRTEngine, bundle, precision, plans=plans, device=device)
+            row, ran = _tried(bundle, "tensorrt", precision, make)
+            found.append(row)
+            passing = passing or not ran
     for precision in preferred(bundle):
         tell(f"timing onnxruntime {precision}")
-        others.append(
-            _tried(
-                bundle,
-                "onnxruntime",
-                precision,
-                lambda p=precision: open_engine(  # type: ignore[misc]
-                    bundle, "onnxruntime", p
-                ),
-                None,
-            )
-        )
-        if others[-1].reproduces:
+        row, _ = _tried(bundle, "onnxruntime", precision, partial(open_engine, bundle, "onnxruntime", precision))
+        others.append(row)
+        if row.reproduces:
             break
     verdict = Verdict(
         bundle.manifest.name,
@@ -213,24 +201,28 @@ def judge(
         decide(found, others),
         time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    path = _path(bundle, here)
-    own_folder(path.parent)
-    write_own(path, json.dumps({**asdict(verdict), "chosen": _chosen(verdict)}, indent=2).encode())
+    # A GPU that was full or lost for once says nothing of its plans: they are proved again at the next start.
+    if not passing:
+        path = _path(bundle, here)
+        own_folder(path.parent)
+        write_own(path, json.dumps({**asdict(verdict), "chosen": _chosen(verdict)}, indent=2).encode())
     return verdict
 
 
-def _tried(bundle: Bundle, backend: str, precision: str, make: Callable[[], Engine], failed: str | None) -> Row:
-    allowed = bundle.manifest.tolerances[precision]
-    if failed is not None:
-        return Row(backend, precision, False, None, allowed, None, None, False, f"could not be built ({failed})")
+def _refused(bundle: Bundle, backend: str, precision: str, reason: str) -> Row:
+    return Row(backend, precision, False, None, bundle.manifest.tolerances[precision], None, None, False, reason)
+
+
+def _tried(bundle: Bundle, backend: str, precision: str, make: Callable[[], Engine]) -> tuple[Row, bool]:
+    """What was found, and whether it ran at all."""
     try:
         engine = make()
     except EdgeError as error:
-        return Row(backend, precision, False, None, allowed, None, None, False, f"could not be opened ({error})")
+        return _refused(bundle, backend, precision, f"could not be opened ({error})"), False
     try:
-        return examine(engine, bundle)
+        return examine(engine, bundle), True
     except EdgeError as error:
-        return Row(backend, precision, False, None, allowed, None, None, False, f"failed ({error})")
+        return _refused(bundle, backend, precision, f"failed ({error})"), False
     finally:
         engine.close()
 

@@ -14,7 +14,7 @@ from edge.engine import Engine, choices, open_engine, pace
 from edge.engine.admission import ORDER, Row, Verdict, decide, every, examine, parse, wanted
 from edge.engine.fallback import FallbackEngine
 from edge.engine.plans import Place
-from edge.errors import BackendError, BundleError
+from edge.errors import BackendError, BundleError, OptionError
 
 FACE = Bundle.open()
 
@@ -119,6 +119,9 @@ def test_what_is_tried_without_a_gpu(monkeypatch):
     assert choices(FACE, "auto", "fp16") == (("onnxruntime", "fp16"),)
     assert choices(FACE, "onnxruntime", "auto")[0] == ("onnxruntime", "int8")
     assert choices(FACE, "tensorrt", "auto") == (("tensorrt", "auto"),)
+    for wrong in (("cuda", "auto"), ("auto", "int4")):
+        with pytest.raises(OptionError, match="is unknown; expected one of auto"):
+            choices(FACE, *wrong)
     with pytest.raises(BackendError, match="the tensorrt backend can't run here: .* or type: --backend onnxruntime"):
         open_engine(FACE, "tensorrt")
 

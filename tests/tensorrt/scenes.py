@@ -216,7 +216,12 @@ def what_tensorrt_refuses(folder: Path) -> None:
     built()
     Faults.no_context = {None: "Requested amount of GPU memory (104857600 bytes) could not be allocated."}
     refused(lambda: TensorRTEngine(FACE, "fp16"), "no room to run", "close other programs")
+    # Memory that was short for once is no verdict on a plan.
+    told = every()
+    assert not to_tensorrt(FACE, HostDevice(), precisions=("fp16",), rebuild=True).of("fp16").admitted
+    assert every() == told
     Faults.no_context = {}
+    assert TensorRTEngine(FACE, "fp16").precision == "fp16"
     Faults.fails = {None: "Cuda failure: out of memory"}
     refused(lambda: TensorRTEngine(FACE, "fp16"), "TensorRT does not run 'window'", "out of memory", "add swap")
     Faults.fails = {}
@@ -481,6 +486,7 @@ def device_check(folder: Path) -> None:
     assert stored["frames"]["fp16"]["gpu_ms"]["window"] >= 0
     assert stored["flow"]["worst_pixels"] < 1e-3
     passed = [one["what"] for one in stored["findings"] if one["passed"]]
+    assert sum("pixels -> tensor on the GPU" in one for one in passed) == 4
     assert {"GPU", "optical flow, GPU against CPU", "TensorRT", "golden vectors, tensorrt int8"} <= set(passed)
     # A machine on which it fails tells so, and writes the same report.
     assert edge_main(["check", "--device", "--report", str(folder / "two.json")]) == 0

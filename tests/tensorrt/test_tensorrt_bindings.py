@@ -41,7 +41,7 @@ def version(request):
 def run(version, *arguments, check=True):
     environment = version.environment(ROOT, HERE, ROOT / "tests" / "edge")
     done = subprocess.run(
-        [version.python, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=100
+        [version.python, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=500
     )
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
@@ -191,6 +191,7 @@ AROUND = ("killed", "two_at_once", "command_line", "a_recognizer_on_the_gpu")
 """Those whose outcome does not."""
 
 
+@pytest.mark.timeout(600)
 def test_what_happens_on_a_robot(version, tmp_path):
     pytest.importorskip("onnx")
     tmp_path.chmod(0o700)
@@ -199,6 +200,7 @@ def test_what_happens_on_a_robot(version, tmp_path):
     run(version, "-W", "ignore", HERE / "scenes.py", tmp_path, *scenes)
 
 
+@pytest.mark.timeout(600)
 def test_what_happens_around_it(tmp_path):
     pytest.importorskip("onnx")
     try:
