@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge.cache import cache_folder
 from edge.cuda.driver import OUT_OF_MEMORY, SUCCESS, DriverError
 from edge.cuda.errors import DeviceLostError, DeviceMemoryError
 from edge.cuda.held import Held
-from edge.cuda.kernels import Kernels, Loaded, cache_folder, compiled
+from edge.cuda.kernels import Kernels, Loaded, compiled
 from edge.cuda.opening import WAY_OUT, opened
 from edge.errors import BackendError, ClosedError
 
@@ -109,7 +110,7 @@ class Device:
 
     Args:
         ordinal: which of the machine's GPUs.
-        cache: where compiled kernels are kept; see :func:`edge.cuda.kernels.cache_folder` for the default.
+        cache: where compiled kernels are kept; see :func:`edge.cache.cache_folder` for the default.
 
     Attributes:
         name: as the driver calls it.

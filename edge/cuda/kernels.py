@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import stat
 import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge.cache import own_folder, read_own, write_own
 from edge.errors import BackendError
 
 if TYPE_CHECKING:
@@ -27,13 +28,6 @@ COMPILER_PLACES = ("/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc")
 """Where JetPack and Debian put it; JetPack leaves it off PATH."""
 
 OPTIONS = ("-O3",)
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: ``$EDGE_CACHE``, else ``$XDG_CACHE_HOME/edge-emotion`` or its default."""
-    if own := os.environ.get("EDGE_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-emotion"
 
 
 def compiled(
@@ -94,25 +88,18 @@ def _key(source: Path, arch: str, driver: tuple[int, int], options: Sequence[str
 def _trusted(kept: Path) -> bytes | None:
     """What was kept, if nobody else can have written it and it is whole."""
     try:
-        with kept.open("rb") as file:
-            facts = os.fstat(file.fileno())
-            if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return None
-            digest, code = file.read(32), file.read()
-    except OSError:
+        whole = read_own(kept)
+    except (FileNotFoundError, BackendError):
         return None
+    digest, code = whole[:32], whole[32:]
     return code if hashlib.sha256(code).digest() == digest else None
 
 
 def _keep(kept: Path, code: bytes) -> None:
     """Write it whole or not at all; a folder that can't be written to only costs the next start its seconds."""
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        os.replace(file.name, kept)
-    except OSError:
-        pass
+    with suppress(BackendError):
+        own_folder(kept.parent)
+        write_own(kept, hashlib.sha256(code).digest() + code)
 
 
 class Loaded:

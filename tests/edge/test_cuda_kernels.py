@@ -2,12 +2,11 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.cuda.kernels import cache_folder, compiled, packed_arguments
+from edge.cuda.kernels import compiled, packed_arguments
 from edge.errors import BackendError
 
 SOURCE = """#include "twice.cuh"
@@ -124,16 +123,6 @@ def test_the_real_compiler(source, tmp_path):
         BackendError, match=r"can't compile twice\.cu for sm_20: .*expected a CUDA toolkit that knows sm_20"
     ):
         compiled(source, "sm_20", tmp_path, DRIVER)
-
-
-def test_where_things_are_kept(monkeypatch, tmp_path):
-    monkeypatch.delenv("EDGE_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "edge-emotion"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "edge-emotion"
-    monkeypatch.setenv("EDGE_CACHE", "elsewhere")
-    assert cache_folder() == Path("elsewhere")
 
 
 def test_arguments_are_packed_as_c_does():

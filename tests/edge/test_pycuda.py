@@ -30,6 +30,9 @@ def names(module: Path) -> list[str]:
     return [one.name for one in tree.body if isinstance(one, ast.FunctionDef) and one.name.startswith("test_")]
 
 
+# Whichever test comes first waits for PyCUDA to be built.
+pytestmark = pytest.mark.timeout(600)
+
 INSIDE = [(module.stem, name) for module in sorted(DRIVER.glob("inside_*.py")) for name in names(module)]
 
 
@@ -42,6 +45,24 @@ def environment():
         pytest.skip(str(error))
 
 
+def with_bindings(environment):
+    """The same, with TensorRT's real bindings over stub libraries, and what stands in for those."""
+    folders = [ROOT / "tests" / "tensorrt", ROOT / "tests" / "edge"]
+    sys.path.insert(0, str(folders[0]))
+    try:
+        import bindings
+    finally:
+        sys.path.remove(str(folders[0]))
+    pytest.importorskip("onnx")
+    try:
+        found = bindings.bindings("10.16")
+    except bindings.Unavailable as error:
+        pytest.skip(str(error))
+    path = os.pathsep.join([environment["PYTHONPATH"], *map(str, folders), str(found.path)])
+    libraries = os.pathsep.join([environment["LD_LIBRARY_PATH"], str(found.libraries)])
+    return environment | {"PYTHONPATH": path, "LD_LIBRARY_PATH": libraries}
+
+
 @pytest.fixture(scope="session")
 def verdicts(environment, tmp_path_factory):
     """By module: what its tests came to, and what its process printed. Each runs once, when first asked for."""
@@ -50,9 +71,18 @@ def verdicts(environment, tmp_path_factory):
     def of(module):
         if module not in done:
             report = tmp_path_factory.mktemp(module) / "report.xml"
-            command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-o"]
-            command += ["python_files=inside_*.py", f"--junitxml={report}", str(DRIVER / f"{module}.py")]
-            result = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+            command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+            # A log that is kept for the report keeps an error's frames, and what is in them on the GPU.
+            command += [
+                "-p",
+                "no:logging",
+                "-o",
+                "python_files=inside_*.py",
+                f"--junitxml={report}",
+                str(DRIVER / f"{module}.py"),
+            ]
+            found = with_bindings(environment) if module == "inside_engine" else environment
+            result = subprocess.run(command, env=found, cwd=ROOT, capture_output=True, text=True, check=False)
             cases = ElementTree.parse(report).iter("testcase") if report.is_file() else []
             found = {}
             for case in cases:
@@ -64,7 +94,6 @@ def verdicts(environment, tmp_path_factory):
     return of
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("module", "name"), INSIDE)
 def test_inside(verdicts, module, name):
     found, result = verdicts(module)
@@ -72,7 +101,6 @@ def test_inside(verdicts, module, name):
     assert not found[name], "\n".join(found[name])
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("module", sorted({module for module, _ in INSIDE}))
 def test_the_process_ends_well_and_says_nothing(verdicts, module):
     _, result = verdicts(module)
