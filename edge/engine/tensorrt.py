@@ -224,10 +224,13 @@ class TensorRTEngine(Engine):
             for loaded in self._graphs.values():
                 loaded.context = loaded.engine = None
             self._graphs.clear()
-            self._idle.clear()
-            self._targets.clear()
-            self._loaded.clear()
             self._runtime = None
+        # On a lost GPU the way above is barred, and what is kept here would keep its context.
+        self._graphs.clear()
+        self._idle.clear()
+        self._targets.clear()
+        self._loaded.clear()
+        self._runtime = None
         if self._own_device:
             self.device.close()
 
