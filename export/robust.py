@@ -8,7 +8,7 @@ robot. What training itself did to its pictures is in the bundle's recipe.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from edge.engine import Engine
 from edge.preprocess import face_crop, to_tensor
 from edge.smooth import softmax
 from edge.types import Points
+from export.charts import Line, Panel, curves
 from train.examples import Examples
 from train.metrics import evaluate
 from train.prepare import CROPPED
@@ -273,7 +274,7 @@ def measure(
                 "strength": strength,
                 "unit": condition.unit if condition else "",
                 "accuracy": figures["accuracy"],
-                "interval": figures["interval"],
+                "interval": None if figures["interval"] is None else list(figures["interval"]),
                 "macro_f1": figures["macro_f1"],
                 "unchanged": float((guess == clean).mean()),
                 "confidence": float(probabilities.max(1).mean()),
@@ -301,3 +302,37 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def explained(conditions: Sequence[Condition] = CONDITIONS) -> str:
     """Markdown: what each condition does."""
     return "\n".join(f"- `{one.name}` ({one.unit}): {one.said}" for one in conditions)
+
+
+def chart(by_bundle: Mapping[str, Sequence[dict[str, Any]]]) -> str:
+    """Accuracy over strength, a panel a condition, a line a bundle and precision.
+
+    Args:
+        by_bundle: rows of :func:`measure`, by what they are called.
+
+    Returns:
+        SVG.
+    """
+    some = next(iter(by_bundle.values()))
+    panels = []
+    for condition in dict.fromkeys(row["condition"] for row in some if row["condition"] != "none"):
+        lines = {}
+        for name, rows in by_bundle.items():
+            chosen = [row for row in rows if row["condition"] == condition]
+            low, high = zip(*(row["interval"] or (row["accuracy"],) * 2 for row in chosen), strict=True)
+            lines[name] = Line(
+                [row["strength"] for row in chosen], [row["accuracy"] for row in chosen], list(low), list(high)
+            )
+        unit = next(row["unit"] for row in some if row["condition"] == condition)
+        panels.append(
+            Panel(
+                condition,
+                lines,
+                unit,
+                "accuracy",
+                log_x=condition in ("size", "darkness", "jpeg"),
+                percent=True,
+                level=some[0]["accuracy"],
+            )
+        )
+    return curves(panels, columns=3, height=2.4)
