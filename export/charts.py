@@ -49,6 +49,15 @@ class Panel:
     """Points that are named."""
 
 
+def require() -> None:
+    """That charts can be drawn.
+
+    Raises:
+        ExportError: matplotlib isn't installed.
+    """
+    _figure(1, 1)
+
+
 def curves(panels: Sequence[Panel], columns: int = 2, height: float = 2.9) -> str:
     """Curves with their intervals, several to a picture.
 
@@ -164,6 +173,8 @@ def _figure(width: float, height: float) -> Figure:
         raise ExportError('charts need matplotlib; type: pip install "edge-emotion[bench]"') from error
     # Letters stay letters, in the page's own font; the same figures give the same file.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "edge", "font.family": "sans-serif"})
+    # One name, then the page's own: matplotlib would write a dozen at every word.
+    matplotlib.rcParams["font.sans-serif"] = ["DejaVu Sans"]
     return Figure((width, height), layout="constrained")
 
 
@@ -173,4 +184,11 @@ def _svg(figure: Any) -> str:
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     drawn = out.getvalue()
     # The prologue names a DTD on another machine; a page and a browser need neither.
-    return re.sub(r"<metadata>.*?</metadata>\s*", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    drawn = re.sub(r"<metadata>.*?</metadata>\s*", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
+    # Hundredths of a point are fine enough, and half the size.
+    drawn = re.sub(r'(?<= )(d|x|y|transform)="[^"]*"', lambda found: _shorter(found[0]), drawn)
+    return re.sub(r"\n +", "\n", drawn)
+
+
+def _shorter(attribute: str) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", re.sub(r"\s*\n", " ", attribute)).replace(' "', '"')

@@ -273,6 +273,7 @@ def measure(
                 "condition": condition.name if condition else "none",
                 "strength": strength,
                 "unit": condition.unit if condition else "",
+                "count": figures["count"],
                 "accuracy": figures["accuracy"],
                 "interval": None if figures["interval"] is None else list(figures["interval"]),
                 "macro_f1": figures["macro_f1"],
@@ -301,7 +302,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def explained(conditions: Sequence[Condition] = CONDITIONS) -> str:
     """Markdown: what each condition does."""
-    return "\n".join(f"- `{one.name}` ({one.unit}): {one.said}" for one in conditions)
+    return "\n".join(f"- `{one.name}` ({one.unit}): {one.said.replace('``', '`')}" for one in conditions)
 
 
 def chart(by_bundle: Mapping[str, Sequence[dict[str, Any]]]) -> str:
