@@ -259,17 +259,16 @@ def _points(share: float) -> str:
 
 def chart(rows: Sequence[dict[str, Any]]) -> str:
     """What is found, and how well it is read, over size and angle: SVG."""
-    others = [row for row in rows if row["pictures"] == rows[-1]["pictures"] and row["landmarks"] == MODELS[0]]
+    least = min(row["pictures"] for row in rows)
+    some = [row for row in rows if row["pictures"] == least and row["landmarks"] == MODELS[0]]
     panels = []
     for key, title, across in (("side", "size", "pixels"), ("degrees", "turned in the plane", "degrees")):
-        plain = Scene()
-        chosen = [row for row in others if (row["degrees"] == 0 if key == "side" else row["side"] == plain.side)]
-        chosen = sorted((row for row in chosen if row["found"]), key=lambda row: row[key])
-        if not chosen:
-            continue
-        at = [row[key] for row in chosen]
-        lines = {"found": Line(at, [row["found"] / row["pictures"] for row in chosen])}
+        other = "degrees" if key == "side" else "side"
+        by_key = {row[key]: row for row in some if row[other] == getattr(FIRST, other)}
+        at = sorted(by_key)
+        found = [one for one in at if by_key[one]["found"]]
+        lines = {"found": Line(at, [by_key[one]["found"] / by_key[one]["pictures"] for one in at])}
         for way, name in (("crop", "right, corpus' crop"), ("runtime", "right, runtime's crop")):
-            lines[name] = Line(at, [row[way]["accuracy"] for row in chosen])
+            lines[name] = Line(found, [by_key[one][way]["accuracy"] for one in found])
         panels.append(Panel(title, lines, across, "share", log_x=key == "side", percent=True))
     return curves(panels, columns=2)
