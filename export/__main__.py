@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge.arguments import Parser
 from edge.errors import EdgeError
+from export import card, charts
 from export.assemble import Wishes, export
 from export.figures import table
 from train.checkpoint import load
@@ -31,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--interval-ms", type=float, metavar="MS", help="of a window's frames (default: the family's own)"
     )
+    parser.add_argument(
+        "--card", action="store_true", help="also measure everything else on it, and write the bundle's card (minutes)"
+    )
     options = parser.parse_args(arguments)
+    if options.card and options.evaluate is None:
+        parser.error("--card is measured on a corpus; give its folder: --evaluate DATA")
     wishes = Wishes(
         name=options.name,
         precisions=tuple(one.strip() for one in options.precisions.split(",") if one.strip()),
@@ -39,8 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         evaluate=options.evaluate,
         interval_ms=options.interval_ms,
     )
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
     try:
-        bundle = export(load(options.checkpoint), options.out, wishes, lambda line: print(line, file=sys.stderr))
+        if options.card:
+            charts.require()
+        bundle = export(load(options.checkpoint), options.out, wishes, say)
+        if options.card:
+            document = card.measure(bundle, card.corpus_of(bundle), options.evaluate, tell=say)
+            card.write(document, bundle, bundle.where)
     except EdgeError as error:
         print(f"export: {error}", file=sys.stderr)
         return 2

@@ -33,6 +33,7 @@ from export.precisions import Made, Streamed, eighths, halves
 from export.to_onnx import to_onnx
 from export.weights import Weights
 from train.checkpoint import Checkpoint
+from train.datasets import PICTURES
 from train.models.dam_cnn import DAMCNN
 
 TOLERANCES = {
@@ -166,6 +167,15 @@ def _refuse_early(checkpoint: Checkpoint, out: Path, wishes: Wishes) -> None:
     if not checkpoint.complete:
         raise ExportError(
             f"the checkpoint is from stage {checkpoint.stage!r}, and others follow; finish the run with --resume first"
+        )
+    if wishes.evaluate is not None and checkpoint.corpus not in PICTURES:
+        raise OptionError(
+            f"--evaluate reads the face crops of {', '.join(sorted(PICTURES))}, and the checkpoint was trained on "
+            f"{checkpoint.corpus}; leave it out"
+        )
+    if wishes.evaluate is not None and [spec.kind for spec in checkpoint.inputs] != ["face"]:
+        raise OptionError(
+            f"--evaluate is for networks that read one face, and {checkpoint.family} reads windows; leave it out"
         )
     if any(spec.kind == "flow" for spec in checkpoint.inputs) and checkpoint.flow is None:
         raise ExportError("the checkpoint does not say which optical flow it learnt from; train it again")
