@@ -316,12 +316,17 @@ def _accuracy(document: Mapping[str, Any], every: Sequence[Measure]) -> list[Blo
                     f"{figures['macro_f1']:.3f}",
                     f"{figures['ece']:.3f}",
                     f"{figures['agreement']:.2%}",
-                    *(f"{value:.0%}" for value in figures["recall"].values()),
                 ]
             )
     if not rows:
         return []
-    names = next(iter(next(iter(found["bundles"].values()))["precisions"].values()))["recall"]
+    # Bundles with labels of their own each have a table of their own.
+    recalls: dict[tuple[str, ...], list[list[str]]] = {}
+    for name, one in found["bundles"].items():
+        for which, figures in one["precisions"].items():
+            called = _called((name, *which.split("/")), every)
+            shares = [f"{value:.0%}" for value in figures["recall"].values()]
+            recalls.setdefault(tuple(figures["recall"]), []).append([called, *shares])
     head = [
         "",
         "accuracy (95 %)",
@@ -343,11 +348,10 @@ def _accuracy(document: Mapping[str, Any], every: Sequence[Measure]) -> list[Blo
         drawn = charts.scatter("accuracy over engine latency", points, "ms, a new frame of one face", "accuracy")
         says = "Bars are 95 % intervals of accuracy and the range of the rounds; dashed: the Pareto front."
         parts.append(Chart("pareto", drawn, says))
-    recalls = [[row[0], *row[len(head) :]] for row in rows]
     return [
         *parts,
-        Table(head, [row[: len(head)] for row in rows]),
-        Table(["recall of", *names], recalls),
+        Table(head, rows),
+        *(Table(["recall of", *names], each) for names, each in recalls.items()),
     ]
 
 

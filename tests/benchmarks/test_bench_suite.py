@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("onnx")
 
 from benchmarks import charts, report, suite
-from benchmarks.__main__ import main
+from benchmarks.__main__ import _read_peers, main
 from benchmarks.charts import Point, front
 from benchmarks.document import find, load, measures
 from benchmarks.errors import BenchError
@@ -264,6 +264,38 @@ def test_charts_are_the_same_each_time():
     drawn = charts.waterfall({"one": {"detect": 1.0, "infer": 2.0}}, "ms")
     assert ">detect<" in drawn
     assert ">2.00<" in drawn
+
+
+def test_others_stand_in_the_report(document, tmp_path):
+    row = {
+        "fps": 31.2,
+        "fps_from_to": [30.0, 33.0],
+        "took_ms": {"p50": 36.1, "p95": 38.5, "p99": 41.3},
+        "with_face": 1.0,
+        "label_changes_per_100": 10.8,
+        "resident_mb": 684.0,
+        "cold_start_s": 3.2,
+    }
+    crops = {"fer, haar": {"count": 500, "found": 0.6, "accuracy": 0.4, "accuracy_found": 0.67}}
+    file = tmp_path / "peers.json"
+    file.write_text(json.dumps({"rows": {"fer, haar": row, "other, mtcnn": row}, "crops": crops}))
+    text = report.markdown(report.blocks({**document, "peers": _read_peers(file)}))
+    assert (
+        "| fer, haar | 31.2 (30 to 33) | 36.1 | 38.5 | 41.3 | 100.0% | 10.8 | 684 | 3.2 | 40.0% (60.0% found) |" in text
+    )
+    assert "| other, mtcnn |" in text
+    file.write_text("[]")
+    with pytest.raises(BenchError, match=r"expected what python -m benchmarks\.peers --json FILE wrote"):
+        _read_peers(file)
+
+
+def test_a_bundle_without_accuracy_leaves_the_others_theirs(document):
+    found = document["accuracy"]
+    odd = {**document, "accuracy": {**found, "bundles": {"film": {"precisions": {}}, **found["bundles"]}}}
+    text = report.markdown(report.blocks(odd))
+    assert "| recall of | angry |" in text
+    only = {**document, "accuracy": {**found, "bundles": {"film": {"precisions": {}}}}}
+    assert "Accuracy over latency" not in report.markdown(report.blocks(only))
 
 
 def test_cells_are_made_safe():
