@@ -3,6 +3,8 @@
 #   make test               style, types and all tests
 #   make test-runtime       the tests that a robot's installation can run (no torch), e.g. PYTHON=python3.10
 #   make soak               an hour's pictures of a camera that fails by script (minutes); make soak-short: seconds
+#   make bench              what ships, measured here: latency, accuracy, memory, curves; out/bench/report.html (minutes)
+#   make bench-quick        less of it, in under two minutes
 #   make bench-loop         the loop's speed, memory and steadiness beside other packages' (gigabytes of those, once)
 #   make kernels            what nvcc says of the CUDA kernels, their occupancy, and the bytes they move (needs nvcc)
 #   make train-face         train, export and check the default bundle (hours on a CPU)
@@ -14,11 +16,16 @@ DESKTOP ?= .venv-desktop
 TORCH ?= torch==2.13.0
 # More options of the soak: make soak SOAK="--seed 1 --landmarks 5"
 SOAK ?=
+# More options of the benchmarks: make bench BENCH="--families"
+BENCH ?=
 FER2013 ?= ../shared/data/fer2013
+
+# Without labelled crops no accuracy is measured, and the report says so.
+LABELLED = $(if $(wildcard $(FER2013)),--data $(FER2013))
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-runtime lint bench-loop soak soak-short kernels train-face clean
+.PHONY: demo test test-runtime lint bench bench-quick bench-loop soak soak-short kernels train-face clean
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
@@ -39,6 +46,12 @@ soak: $(RUNTIME)/.installed
 
 soak-short: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python -m benchmarks.soak --frames 4000 $(SOAK)
+
+bench: $(RUNTIME)/.installed-bench
+	$(RUNTIME)/bin/python -m benchmarks $(LABELLED) $(BENCH)
+
+bench-quick: $(RUNTIME)/.installed-bench
+	$(RUNTIME)/bin/python -m benchmarks --quick $(LABELLED) $(BENCH)
 
 bench-loop: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python -m benchmarks.peers --environments .venv-rivals
@@ -65,9 +78,13 @@ $(RUNTIME)/.installed-test: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python $(PIP) -e ".[preview,ros,mqtt,test]"
 	touch $@
 
+$(RUNTIME)/.installed-bench: $(RUNTIME)/.installed
+	$(RUNTIME)/bin/python $(PIP) -e ".[bench]"
+	touch $@
+
 # torch first: anything that depends on it would otherwise bring its largest build.
 $(DESKTOP)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(DESKTOP)
 	$(DESKTOP)/bin/python $(PIP) "$(TORCH)"
-	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,cluster,preview,ros,mqtt,test,lint]"
+	$(DESKTOP)/bin/python $(PIP) -e ".[train,export,cluster,preview,ros,mqtt,bench,test,lint]"
 	touch $@

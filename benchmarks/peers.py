@@ -1,4 +1,4 @@
-"""Ours beside others': ``python -m benchmarks.peers [--video FILE] [--rivals NAME,...] [--rounds N] [--json FILE]``.
+"""Ours beside others': ``python -m benchmarks.peers [--video FILE] [--rivals NAME,...] [--data FOLDER] [--json FILE]``.
 
 Every rival gets a virtual environment of its own, is called through its public interface, sees every frame of the same
 video, and runs in a process of its own, as ours does. Ours runs before and after each run of a rival, so that another
@@ -23,11 +23,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.loop import write_clip
 from edge.errors import EdgeError
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent / "rivals"
+OURS_ON_CROPS = Path(__file__).with_name("crops_edge.py")
 
 OURS = "68", "5"
 """Landmark models that ours is run with: one before each run of a rival, the other after it, in turns."""
@@ -140,6 +143,55 @@ def run_once(
         return {**json.loads(out.read_text(encoding="utf-8")), "others": max(0.0, others)}
 
 
+def write_crops(data: Path, corpus: str, most: int, file: Path) -> None:
+    """A corpus' labelled crops as ``crops.py`` reads them.
+
+    Args:
+        data: the corpus' folder.
+        corpus: a name in ``train.datasets.PICTURES``.
+        most: so many at most, spread over the test part.
+        file: the npz to write.
+
+    Raises:
+        EdgeError: not that corpus.
+    """
+    from train.datasets import PICTURES
+
+    test = PICTURES[corpus](data, "test")
+    chosen = np.linspace(0, len(test) - 1, min(most, len(test))).astype(np.int64)
+    np.savez(file, x=test.arrays["face"][chosen], y=test.labels[chosen], names=np.array(test.names))
+
+
+def on_crops(python: Path | str, adapter: Path, mode: str, crops: Path, path: str | None = None) -> dict[str, Any]:
+    """How often one recogniser is right on labelled crops, each enlarged and set into a picture; see ``crops.py``.
+
+    Args:
+        python: of the environment that it is installed in.
+        adapter: its file.
+        mode: one of its ways of working.
+        crops: from :func:`write_crops`.
+        path: where Python looks for more packages; None is nowhere else.
+
+    Returns:
+        ``count``; ``found``, the share in which it finds a face; ``accuracy``, the share of all that is right; and
+        ``accuracy_found``, that of those in which it finds one (0 where none is). Shares are 0..1.
+
+    Raises:
+        PeerError: it ended without figures; with the last line that it wrote.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "crops.json"
+        command = [str(python), str(Path(__file__).with_name("crops.py")), str(adapter), mode, str(crops), str(out)]
+        _call(command, RUN_S, path, folder)
+        if not out.is_file():
+            raise PeerError("it ended without figures")
+        answers = json.loads(out.read_text(encoding="utf-8"))
+    right = sum(one == other for one, other in zip(answers["said"], answers["truth"], strict=True))
+    found = sum(one is not None for one in answers["said"])
+    count = len(answers["truth"])
+    return {"count": count, "found": found / count, "accuracy": right / count, "accuracy_found": right / max(1, found)}
+
+
 def _call(command: Sequence[str], seconds: float, path: str | None = None, folder: str | None = None) -> None:
     """Run a command; where it fails, raise the last line that it wrote."""
     surroundings = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
@@ -206,6 +258,7 @@ def measure(
     cores: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
     wait_s: float = 0,
+    crops: Path | None = None,
 ) -> dict[str, Any]:
     """Ours and every rival, in turns.
 
@@ -217,11 +270,12 @@ def measure(
         cores: keep every process to so many of the machine's.
         tell: what is said on the way.
         wait_s: how long to wait, before each run of a rival and the two of ours, for other programs to end.
+        crops: from :func:`write_crops`; None measures no accuracy.
 
     Returns:
         ``rows`` by name, ``ratios`` (ours over the rival's speed, one a round, by ours and the rival),
         ``others`` (how many cores other programs kept busy in the worst of the three runs that a ratio comes from, one
-        a round, by the rival) and ``failed``.
+        a round, by the rival), ``crops`` (:func:`on_crops` by name) and ``failed``.
 
     Raises:
         PeerError: ours could not be run.
@@ -275,6 +329,18 @@ def measure(
             for model in OURS:
                 ours(model)
         loads.append(_load())
+    right: dict[str, dict[str, Any]] = {}
+    if crops is not None:
+        for model in OURS:
+            right[f"edge, {model} landmarks"] = on_crops(sys.executable, OURS_ON_CROPS, model, crops, str(ROOT))
+        for rival, python in ready:
+            for mode in rival.modes:
+                name = f"{rival.name}, {mode}"
+                tell(f"{name}: labelled crops")
+                try:
+                    right[name] = on_crops(python, rival.adapter, mode, crops)
+                except PeerError as error:
+                    failed.setdefault(f"{name} on crops", f"{name} on crops failed: {error}")
     return {
         "video": video,
         "machine": {
@@ -289,6 +355,7 @@ def measure(
         "rows": {name: figures(one) for name, one in runs.items()},
         "ratios": ratios,
         "others": others,
+        "crops": right,
         "failed": failed,
         "runs": runs,
     }
@@ -374,6 +441,13 @@ def report(found: Mapping[str, Any]) -> str:
                     f"; in {len(calm)} of {len(each)} rounds that nothing else disturbed: {statistics.median(calm):.1f}"
                 )
             lines.append(line)
+    if found.get("crops"):
+        count = next(iter(found["crops"].values()))["count"]
+        lines.append(f"right of {count} labelled crops, each enlarged and set into a picture (and a face found in):")
+        for name, one in found["crops"].items():
+            lines.append(
+                f"  {name}: {one['accuracy']:.1%} ({one['found']:.1%}); {one['accuracy_found']:.1%} of those found"
+            )
     if "loop" in found:
         loop = found["loop"]
         alone = ", ".join(f"{name} {fps:.0f}" for name, fps in loop["alone_fps"].items())
@@ -399,19 +473,25 @@ def main(arguments: Sequence[str] | None = None, rivals: Sequence[Rival] = RIVAL
     parser.add_argument("--environments", type=Path, default=_cache(), metavar="FOLDER", help="where rivals are kept")
     parser.add_argument("--loop-seconds", type=float, default=10, metavar="N", help="measure our loop's parts too (10)")
     parser.add_argument("--wait", type=float, default=0, metavar="N", help="wait N s at most until others rest (0)")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="labelled crops (FER2013): accuracy on them too")
+    parser.add_argument("--pictures", type=int, default=500, metavar="N", help="so many of those at most (500)")
     parser.add_argument("--json", metavar="FILE", help="write every figure there")
     options = parser.parse_args(arguments)
     asked = [name for name in options.rivals.split(",") if name]
     if strange := [name for name in asked if name not in names]:
         parser.error(f"rival {strange[0]!r} is unknown; expected some of {', '.join(names)}")
-    if options.rounds < 1 or options.cores < 1:
-        parser.error("--rounds and --cores are 1 or more")
+    if options.rounds < 1 or options.cores < 1 or options.pictures < 1:
+        parser.error("--rounds, --cores and --pictures are 1 or more")
     with tempfile.TemporaryDirectory() as folder:
         video = options.video
         if video is None:
             video = str(Path(folder) / "talking_head.mp4")
             write_clip(Path(video))
         try:
+            crops = None
+            if options.data is not None:
+                crops = Path(folder) / "crops.npz"
+                write_crops(options.data, "fer2013", options.pictures, crops)
             found = measure(
                 video,
                 [rival for rival in rivals if rival.name in asked],
@@ -420,10 +500,11 @@ def main(arguments: Sequence[str] | None = None, rivals: Sequence[Rival] = RIVAL
                 options.cores,
                 lambda line: print(line, file=sys.stderr, flush=True),
                 options.wait,
+                crops,
             )
             if options.loop_seconds > 0:
                 found["loop"] = _parts(video, options.loop_seconds, folder)
-        except PeerError as error:
+        except EdgeError as error:
             print(error, file=sys.stderr)
             return 2
     print(report(found))

@@ -55,7 +55,7 @@ def require() -> None:
     Raises:
         ExportError: matplotlib isn't installed.
     """
-    _figure(1, 1)
+    canvas(1, 1)
 
 
 def curves(panels: Sequence[Panel], columns: int = 2, height: float = 2.9) -> str:
@@ -74,10 +74,10 @@ def curves(panels: Sequence[Panel], columns: int = 2, height: float = 2.9) -> st
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = _figure(5.4 * columns, height * rows)
+    figure = canvas(5.4 * columns, height * rows)
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, number + 1)
-        for colour, (name, line) in zip(_colours(len(panel.lines)), panel.lines.items(), strict=True):
+        for colour, (name, line) in zip(colours(len(panel.lines)), panel.lines.items(), strict=True):
             axes.plot(line.x, line.y, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=name)
             if line.low:
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
@@ -102,10 +102,10 @@ def curves(panels: Sequence[Panel], columns: int = 2, height: float = 2.9) -> st
         axes.set_title(panel.title, fontsize=10, loc="left")
         axes.set_xlabel(panel.across)
         axes.set_ylabel(panel.up)
-        _plain(axes)
+        plain(axes)
         if len(panel.lines) > 1:
             axes.legend(frameon=False, fontsize=7.5)
-    return _svg(figure)
+    return svg(figure)
 
 
 def matrix(rows: Sequence[Sequence[float]], names: Sequence[str], down: str, across: str) -> str:
@@ -123,7 +123,7 @@ def matrix(rows: Sequence[Sequence[float]], names: Sequence[str], down: str, acr
     Raises:
         ExportError: matplotlib isn't installed.
     """
-    figure = _figure(5.4, 4.4)
+    figure = canvas(5.4, 4.4)
     axes = figure.add_subplot()
     # Squares as shapes: a picture inside the SVG would be larger.
     axes.pcolormesh(list(rows), cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
@@ -148,14 +148,16 @@ def matrix(rows: Sequence[Sequence[float]], names: Sequence[str], down: str, acr
         side.set_visible(False)
     axes.set_xlabel(across, fontsize=8.5)
     axes.set_ylabel(down, fontsize=8.5)
-    return _svg(figure)
+    return svg(figure)
 
 
-def _colours(count: int) -> list[str]:
+def colours(count: int) -> list[str]:
+    """As many as wanted, over and over."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Axes as all charts have them."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.grid(color="#e4e4e4", linewidth=0.7)
@@ -165,7 +167,12 @@ def _plain(axes: Axes) -> None:
     axes.yaxis.label.set_fontsize(8.5)
 
 
-def _figure(width: float, height: float) -> Figure:
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure; inches.
+
+    Raises:
+        ExportError: matplotlib isn't installed.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -178,7 +185,7 @@ def _figure(width: float, height: float) -> Figure:
     return Figure((width, height), layout="constrained")
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     """The figure as an ``<svg>`` element, to stand in a page or in a file."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
