@@ -60,10 +60,10 @@ kernels: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python -m benchmarks.kernels
 
 train-face: $(DESKTOP)/.installed
-	$(DESKTOP)/bin/python -m train cspp --recipe fer2013 --batch-norm --precision bf16-mixed \
-		--data $(FER2013) --out runs/face --resume
+	$(DESKTOP)/bin/python -m train cspp --recipe face --variant residual --hidden 64 --dropout 0.4 \
+		--precision bf16-mixed --data $(FER2013) --out runs/face --resume
 	$(DESKTOP)/bin/python -m export runs/face/best.pt --out runs/face/bundle --name face \
-		--precisions fp32,fp16,int8 --calibrate $(FER2013) --evaluate $(FER2013)
+		--precisions fp32,fp16,int8 --calibrate $(FER2013) --evaluate $(FER2013) --card
 	$(DESKTOP)/bin/edge check runs/face/bundle
 
 clean:

@@ -115,8 +115,10 @@ class GpuCutter(Cutter):
 
     def __init__(self, engine: Engine, device: Device, targets: Mapping[str, Buffer]) -> None:
         super().__init__(engine.manifest)
-        from edge.flow.cuda import DeviceCutter
+        from edge.flow.cuda import DeviceCutter, kernels
 
+        # Compiled now: a machine that can't is found out before the first frame, not by it.
+        kernels(device)
         self._engine = engine
         self._inner = DeviceCutter(device, self._specs, self._cut, self._method, targets)
 

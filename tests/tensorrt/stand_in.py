@@ -302,6 +302,11 @@ class HostDevice:
             pointer = memory.ctypes.data
             return Buffer(pointer + -pointer % 256, tuple(shape), dtype, memory)
 
+    def kernels(self, paths: Any) -> Any:
+        from edge.errors import BackendError
+
+        raise BackendError("a stand-in runs no kernels")
+
     def pinned(self, shape: Any, dtype: Any) -> np.ndarray:
         return np.zeros(tuple(shape), dtype)
 
