@@ -75,6 +75,7 @@ here() {
 
     step "make the service's user" make_user
     step "install the package" install_package "$wheelhouse" "$tag"
+    step "build PyCUDA for this board's CUDA" install_gpu "$wheelhouse" "$tag"
     step "place scripts, units and configuration" place_files "$config" "$bundle"
     step "check this machine" as_service edge doctor
     step "check the configuration" as_service edge config check /etc/edge/edge.toml

@@ -52,7 +52,8 @@ main() {
     tools "$work"
     own_wheel "$work"
     for python in "${pythons_given[@]}"; do
-        locked "$work" "$python" "$extras"
+        locked "$work" "$python" "requirements" "edge-emotion[$extras] @ file://$(realpath "$work"/wheels/edge_emotion-*.whl)"
+        locked "$work" "$python" "gpu" "pycuda>=2024.1" "setuptools>=77" wheel
         download "$work" "$python"
     done
     installer "$work"
@@ -67,7 +68,7 @@ tools() {
     say "preparing the desk's tools"
     "${PYTHON:-python3}" -m venv "$1/.tools" || refuse "no venv can be made; type: sudo apt install python3-venv"
     online "$1/.tools/bin/python" -m pip install --quiet --disable-pip-version-check build uv "pip>=24" "setuptools>=77" wheel
-    mkdir "$1/wheels"
+    mkdir "$1/wheels" "$1/sources"
 }
 
 # own_wheel WORK: the package itself, from this checkout.
@@ -83,37 +84,41 @@ own_wheel() {
     }
 }
 
-# locked WORK PYTHON EXTRAS: every version, found for the board's Python and processor, markers included.
+# locked WORK PYTHON NAME REQUIREMENT...: every version, found for the board's Python and processor, markers included.
 locked() {
-    local wheel
-    wheel=$(echo "$1"/wheels/edge_emotion-*.whl)
-    say "choosing versions for Python $2 on $MACHINE"
-    echo "edge-emotion[$3] @ file://$(realpath "$wheel")" |
+    local list=$1/$3-cp${2/./}.txt
+    say "choosing versions for Python $2 on $MACHINE ($3)"
+    printf '%s\n' "${@:4}" |
         online "$1/.tools/bin/uv" pip compile --quiet --no-header --no-annotate \
-            --python-version "$2" --python-platform "$MACHINE-manylinux_2_$GLIBC_MINOR" - >"$1/.lock-$2"
-    {
-        echo "edge-emotion[$3]"
-        grep -v '^edge-emotion' "$1/.lock-$2"
-    } >"$1/requirements-cp${2/./}.txt"
+            --python-version "$2" --python-platform "$MACHINE-manylinux_2_$GLIBC_MINOR" - >"$1/.lock"
+    # The package itself by its name: on the board its path is another.
+    { sed -nE 's/^(edge-emotion[^ ]*) @.*/\1/p' <<<"$4" && grep -v '^edge-emotion' "$1/.lock"; } >"$list"
 }
 
-# download WORK PYTHON: the wheels of a lock; what exists only as pure Python source is built here.
+# download WORK PYTHON: the wheels of both locks. Pure Python source is built here; PyCUDA on the board, beside its CUDA.
 download() {
     local platforms=() minor line
     for minor in $(seq $GLIBC_MINOR -1 17); do platforms+=(--platform "manylinux_2_${minor}_$MACHINE"); done
     platforms+=(--platform "manylinux2014_$MACHINE")
     say "fetching wheels for Python $2"
     while read -r line; do
+        if [[ $line == pycuda=* ]]; then
+            pip_of "$1" download --no-deps --no-binary pycuda --dest "$1/sources" "$line" >"$1/.log" 2>&1 || unfetched "$1" "$line" "$2"
+            continue
+        fi
         pip_of "$1" download --no-deps --only-binary :all: --python-version "$2" --implementation cp \
             "${platforms[@]}" --dest "$1/wheels" "$line" >"$1/.log" 2>&1 && continue
-        pip_of "$1" wheel --no-deps --no-build-isolation --wheel-dir "$1/built" "$line" >"$1/.log" 2>&1 || {
-            tail -n 5 "$1/.log" >&2
-            refuse "$line: neither a wheel for Python $2 on $MACHINE nor a source that can be built; check the network, or change the version in pyproject.toml"
-        }
+        pip_of "$1" wheel --no-deps --no-build-isolation --wheel-dir "$1/built" "$line" >"$1/.log" 2>&1 || unfetched "$1" "$line" "$2"
         compgen -G "$1/built/*-none-any.whl" >/dev/null ||
             refuse "$line: has no wheel for $MACHINE, and its source is not pure Python; choose a version that has one"
         mv "$1"/built/*.whl "$1/wheels/"
-    done < <(grep -v '^edge-emotion' "$1/requirements-cp${2/./}.txt")
+    done < <(cat "$1/requirements-cp${2/./}.txt" "$1/gpu-cp${2/./}.txt" | grep -v '^edge-emotion' | sort -u)
+}
+
+# unfetched WORK WHAT PYTHON: the last words, and ours.
+unfetched() {
+    tail -n 5 "$1/.log" >&2
+    refuse "$2: neither a wheel for Python $3 on $MACHINE nor a source that can be built (above); check the network, or change the version in pyproject.toml"
 }
 
 # installer WORK: JetPack's Python comes without ensurepip, so pip travels along.

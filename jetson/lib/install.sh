@@ -75,6 +75,29 @@ install_package() {
     sync -f "$OPT"
 }
 
+# install_gpu WHEELHOUSE TAG: PyCUDA, built here, since it must fit this board's CUDA. Without it the CPU does the work.
+install_gpu() {
+    local wheelhouse=$1 tag=$2 target nvcc home status=0
+    target=$(readlink -f "$OPT/current")
+    if [[ -e $target/.gpu ]]; then return; fi
+    nvcc=$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc) || {
+        warn "CUDA's compiler is absent, so the CPU does the work; for the GPU type: sudo apt install cuda-nvcc-12-6 cuda-cudart-dev-12-6 g++ python3-dev (JetPack 6; 13-2 on 7.2), then the same again"
+        return
+    }
+    home=$(mktemp -d)
+    # Random numbers on the GPU are not wanted, and their library would be.
+    echo "CUDA_ENABLE_CURAND = False" >"$home/.aksetup-defaults.py"
+    HOME=$home PATH=$(dirname "$nvcc"):$PATH "$target/bin/python" "$(echo "$wheelhouse"/wheels/pip-*.whl)/pip" install \
+        --quiet --disable-pip-version-check --no-index --no-cache-dir \
+        --find-links "$wheelhouse/wheels" --find-links "$wheelhouse/sources" --requirement "$wheelhouse/gpu-$tag.txt" || status=$?
+    rm -rf "$home"
+    if ((status)); then
+        warn "PyCUDA can't be built (above), so the CPU does the work; type: sudo apt install g++ python3-dev cuda-cudart-dev-12-6 (13-2 on JetPack 7.2), then the same again"
+        return
+    fi
+    touch "$target/.gpu"
+}
+
 # place_files CONFIG BUNDLE: scripts, units; a configuration that is there stays, unless another is given.
 place_files() {
     local config=$1 bundle=$2 name file
