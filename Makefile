@@ -4,6 +4,7 @@
 #   make test-runtime       the tests that a robot's installation can run (no torch), e.g. PYTHON=python3.10
 #   make soak               an hour's pictures of a camera that fails by script (minutes); make soak-short: seconds
 #   make bench-loop         the loop's speed, memory and steadiness beside other packages' (gigabytes of those, once)
+#   make arm64              a Jetson emulated, from flash to removal, as root (many minutes; docs/jetson.md)
 #   make train-face         train, export and check the default bundle (hours on a CPU)
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ FER2013 ?= ../shared/data/fer2013
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-runtime lint bench-loop soak soak-short train-face clean
+.PHONY: demo test test-runtime lint bench-loop soak soak-short arm64 train-face clean
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
@@ -41,6 +42,9 @@ soak-short: $(RUNTIME)/.installed
 
 bench-loop: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python -m benchmarks.peers --environments .venv-rivals
+
+arm64:
+	nice -n 19 jetson/emulated.sh
 
 train-face: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/python -m train cspp --recipe fer2013 --batch-norm --precision bf16-mixed \

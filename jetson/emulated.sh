@@ -217,7 +217,6 @@ restarted() {
 
 removed() {
     inside /opt/edge/board/remove.sh
-    rm -r "$BOARD/etc/systemd/system/edge-first-boot.service.d"
     [[ -z $(compgen -G "$BOARD/etc/systemd/system/edge*") ]]
     [[ ! -e $BOARD/opt/edge && ! -e $BOARD/etc/edge && ! -e $BOARD/var/cache/edge ]]
 }

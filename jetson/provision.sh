@@ -13,7 +13,7 @@ source "$HERE/lib/remote.sh"
 # shellcheck source=jetson/lib/install.sh
 source "$HERE/lib/install.sh"
 
-# For engines, and for the version that runs while the next is installed.
+# For engines and compiled kernels.
 ROOM_FOR_ENGINES_MIB=200
 
 usage() {
@@ -59,7 +59,7 @@ main() {
 
 # here WHEELHOUSE CONFIG BUNDLE START: the steps, on the board.
 here() {
-    local wheelhouse config bundle=$3 release jetpack tag
+    local wheelhouse config bundle=$3 release jetpack tag room
     wheelhouse=$(realpath "$1")
     config=${2:+$(realpath "$2")}
     bundle=${3:+$(realpath "$3")}
@@ -70,7 +70,8 @@ here() {
     warn_of_old_tensorrt "$release"
     need_root
     need_python "$wheelhouse" "$tag"
-    need_room /opt "$(($(room_of "$wheelhouse" "$tag") + ROOM_FOR_ENGINES_MIB))"
+    room=$(room_of "$wheelhouse" "$tag")
+    need_room "$OPT" $((room + ROOM_FOR_ENGINES_MIB))
     only_one /run/lock/edge-provision.lock
 
     step "make the service's user" make_user

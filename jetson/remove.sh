@@ -66,7 +66,8 @@ drop_units() {
     for name in "${UNITS[@]}" edge-first-boot.service; do
         if systemd_runs; then systemctl stop "$name" 2>/dev/null || true; fi
         systemctl disable --quiet "$name" 2>/dev/null || true
-        rm -f "$SYSTEM_UNITS/$name" "$SYSTEM_UNITS/multi-user.target.wants/$name"
+        # With what `systemctl edit` wrote.
+        rm -rf "${SYSTEM_UNITS:?}/$name" "$SYSTEM_UNITS/$name.d" "$SYSTEM_UNITS/multi-user.target.wants/$name"
     done
     if systemd_runs; then
         systemctl daemon-reload
@@ -74,7 +75,12 @@ drop_units() {
     fi
 }
 
-restore_power() { "$HERE/board/power.sh" restore 2>/dev/null || "$HERE/power.sh" restore; }
+restore_power() {
+    # Beside this script on the board, in board/ of a checkout.
+    local script=$HERE/power.sh
+    [[ -x $script ]] || script=$HERE/board/power.sh
+    "$script" restore
+}
 
 drop_files() {
     rm -rf "$OPT" "$STATE" "$CACHE" /run/edge "$SYSTEM_UNITS"/edge*.partial

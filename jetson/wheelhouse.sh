@@ -10,6 +10,8 @@ source "$HERE/lib/say.sh"
 # The oldest C library among the boards' (JetPack 6: Ubuntu 22.04) decides what fits.
 GLIBC_MINOR=35
 MACHINE=aarch64
+# What has no wheels, and is Python alone: built on the desk. A pattern.
+PURE_SOURCE="face.recognition.models"
 
 usage() {
     cat <<END
@@ -97,28 +99,29 @@ locked() {
 
 # download WORK PYTHON: the wheels of both locks. Pure Python source is built here; PyCUDA on the board, beside its CUDA.
 download() {
-    local platforms=() minor line
+    local platforms=() minor line lists=("$1/requirements-cp${2/./}.txt" "$1/gpu-cp${2/./}.txt")
     for minor in $(seq $GLIBC_MINOR -1 17); do platforms+=(--platform "manylinux_2_${minor}_$MACHINE"); done
     platforms+=(--platform "manylinux2014_$MACHINE")
     say "fetching wheels for Python $2"
-    while read -r line; do
-        if [[ $line == pycuda=* ]]; then
-            pip_of "$1" download --no-deps --no-binary pycuda --dest "$1/sources" "$line" >"$1/.log" 2>&1 || unfetched "$1" "$line" "$2"
-            continue
-        fi
+    # Each lock by itself: they may name two versions of one package.
+    for line in "${lists[@]}"; do
+        grep -vE "^(edge-emotion|$PURE_SOURCE|pycuda)\b" "$line" >"$1/.wanted"
         pip_of "$1" download --no-deps --only-binary :all: --python-version "$2" --implementation cp \
-            "${platforms[@]}" --dest "$1/wheels" "$line" >"$1/.log" 2>&1 && continue
-        pip_of "$1" wheel --no-deps --no-build-isolation --wheel-dir "$1/built" "$line" >"$1/.log" 2>&1 || unfetched "$1" "$line" "$2"
-        compgen -G "$1/built/*-none-any.whl" >/dev/null ||
-            refuse "$line: has no wheel for $MACHINE, and its source is not pure Python; choose a version that has one"
+            "${platforms[@]}" --dest "$1/wheels" --requirement "$1/.wanted" >"$1/.log" 2>&1 || unfetched "$1" "$2"
+    done
+    while read -r line; do
+        pip_of "$1" wheel --no-deps --no-build-isolation --wheel-dir "$1/built" "$line" >"$1/.log" 2>&1 || unfetched "$1" "$2"
+        compgen -G "$1/built/*-none-any.whl" >/dev/null || refuse "$line: its source is not pure Python, and it has no wheel for $MACHINE; choose a version that has one"
         mv "$1"/built/*.whl "$1/wheels/"
-    done < <(cat "$1/requirements-cp${2/./}.txt" "$1/gpu-cp${2/./}.txt" | grep -v '^edge-emotion' | sort -u)
+    done < <(grep -hE "^($PURE_SOURCE)\b" "${lists[@]}")
+    pip_of "$1" download --no-deps --no-binary pycuda --dest "$1/sources" "$(grep '^pycuda=' "${lists[1]}")" >"$1/.log" 2>&1 ||
+        unfetched "$1" "$2"
 }
 
-# unfetched WORK WHAT PYTHON: the last words, and ours.
+# unfetched WORK PYTHON: the last words, and ours.
 unfetched() {
     tail -n 5 "$1/.log" >&2
-    refuse "$2: neither a wheel for Python $3 on $MACHINE nor a source that can be built (above); check the network, or change the version in pyproject.toml"
+    refuse "a package has neither a wheel for Python $2 on $MACHINE nor a source that can be built (above); check the network, or change the version in pyproject.toml"
 }
 
 # installer WORK: JetPack's Python comes without ensurepip, so pip travels along.

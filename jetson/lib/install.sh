@@ -11,6 +11,9 @@ SYSTEM_UNITS=/etc/systemd/system
 UNITS=(edge.service edge-engines.service edge-power.service)
 INSTALL_FROM=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# The service's user reads what root installs, whatever root's own habits are.
+umask 022
+
 # need_wheelhouse DIR: it is whole.
 need_wheelhouse() {
     [[ -f $1/SHA256SUMS ]] || refuse "$1 is no whole wheelhouse (SHA256SUMS is absent); on a desk with a network type: jetson/wheelhouse.sh $1"

@@ -27,7 +27,7 @@ over_ssh() {
     fi
     # Its release and Python first: a board that will be refused need not be sent 150 MiB.
     # shellcheck disable=SC2016  # expanded there
-    tag=$(on_board "$host" "ask what it is" 'head -n 1 /etc/nv_tegra_release 2>/dev/null; readlink -f /usr/bin/python3')
+    tag=$(on_board "$host" "ask what it is" 'head -n 1 /etc/nv_tegra_release 2>/dev/null; readlink -f /usr/bin/python3 || true')
     jetpack_of "$(sed -nE '1s/^# R([0-9]+) .*REVISION: ([0-9.]+).*/\1.\2/p' <<<"$tag")" >/dev/null
     [[ $tag =~ python3\.([0-9]+)$ ]] || refuse "$host has no /usr/bin/python3; type there: sudo apt install python3"
     tag=cp3${BASH_REMATCH[1]}
