@@ -108,6 +108,9 @@ make_board() {
     standin_tree "$WORK/Linux_for_Tegra"
     standin_release "$BOARD" 36 4.4
     standin_tools "$BOARD"
+    # An emulated processor is some fifty times slower than a board's.
+    mkdir -p "$BOARD/etc/systemd/system/edge.service.d"
+    printf '[Service]\nTimeoutStartSec=900\nWatchdogSec=120\n' >"$BOARD/etc/systemd/system/edge.service.d/slow.conf"
     cat >"$WORK/edge.toml" <<'END'
 source = "synthetic://?frames=10000000"
 preview = "127.0.0.1:8765"
@@ -157,7 +160,7 @@ power_cut() {
 }
 
 first_boot_completes() {
-    until_true 1500 payload_gone
+    until_true 2400 payload_gone
     inside journalctl --no-pager -o cat -u edge-first-boot
     [[ $(inside hostname) == robot-1421122334455 ]]
     [[ $(inside systemctl is-enabled edge.service) == enabled ]]
@@ -174,7 +177,7 @@ demo() {
 active() { [[ $(inside systemctl is-active edge.service) == active ]]; }
 
 service_lives() {
-    until_true 300 active
+    until_true 900 active
     # The page as the desk's browser would have it, and what the service may and may not.
     inside /usr/bin/python3 -c "import urllib.request as u; assert b'<html' in u.urlopen('http://127.0.0.1:8765', timeout=60).read().lower()"
     local process
@@ -198,13 +201,13 @@ again() {
 stuck() {
     local process
     inside mkdir -p /run/systemd/system/edge.service.d
-    printf '[Service]\nWatchdogSec=15\n' | inside tee /run/systemd/system/edge.service.d/test.conf
+    printf '[Service]\nWatchdogSec=45\n' | inside tee /run/systemd/system/edge.service.d/test.conf
     inside systemctl daemon-reload
     inside systemctl restart edge.service
     process=$(inside systemctl show -p MainPID --value edge.service)
     inside kill -STOP "$process"
-    until_true 120 restarted "$process"
-    until_true 200 active
+    until_true 300 restarted "$process"
+    until_true 900 active
     inside journalctl --no-pager -u edge -o cat | grep -i watchdog
     inside journalctl --no-pager -u edge -o cat | grep "failed 1 times in a row"
 }

@@ -92,11 +92,16 @@ here() {
     say "done; type: systemctl status edge"
 }
 
-# check_device: engines and kernels against the bundle's golden vectors, where they will run.
+# check_device: the bundle against its golden vectors, where it will run; with a GPU, engines and kernels too.
 check_device() {
-    local report=/var/cache/edge/check.json
-    as_service edge check --device --report "$report" ||
-        refuse "this device failed its check, so the service is not started; the reason is above; attach $report to a bug report"
+    local report=$CACHE/check.json bundle
+    bundle=$("$OPT/current/bin/python" "$OPT/board/configured.py" bundle face)
+    if uses_gpu; then
+        as_service edge check "$bundle" --device --report "$report" ||
+            refuse "this device failed its check, so the service is not started; the reason is above; attach $report to a bug report"
+    else
+        as_service edge check "$bundle" || refuse "the bundle failed its check, so the service is not started; the reason is above"
+    fi
 }
 
 # start_service: and say why, where it does not come up.

@@ -11,5 +11,10 @@ if [[ $backend == onnxruntime ]]; then
     echo "edge.toml asks for the CPU (backend = \"onnxruntime\"): no engines are needed"
     exit 0
 fi
+# provision.sh builds PyCUDA, and leaves this beside it.
+if [[ ! -e /opt/edge/current/.gpu ]]; then
+    echo "<4>PyCUDA is not installed, so the CPU does the work; to have it built, type: sudo jetson/provision.sh"
+    exit 0
+fi
 # Progress as it comes, not when a buffer is full.
 exec "$PYTHON" -u -m export.to_tensorrt "$bundle"

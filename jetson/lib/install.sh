@@ -101,6 +101,11 @@ install_gpu() {
     touch "$target/.gpu"
 }
 
+# uses_gpu: PyCUDA is there, and the configuration does not ask for the CPU.
+uses_gpu() {
+    [[ -e $OPT/current/.gpu && $("$OPT/current/bin/python" "$OPT/board/configured.py" backend auto) != onnxruntime ]]
+}
+
 # place_files CONFIG BUNDLE: scripts, units; a configuration that is there stays, unless another is given.
 place_files() {
     local config=$1 bundle=$2 name file
