@@ -108,7 +108,7 @@ make_board() {
     standin_tree "$WORK/Linux_for_Tegra"
     standin_release "$BOARD" 36 4.4
     standin_tools "$BOARD"
-    # An emulated processor is some fifty times slower than a board's.
+    # An emulated processor is many times slower than a board's.
     mkdir -p "$BOARD/etc/systemd/system/edge.service.d"
     printf '[Service]\nTimeoutStartSec=900\nWatchdogSec=120\n' >"$BOARD/etc/systemd/system/edge.service.d/slow.conf"
     cat >"$WORK/edge.toml" <<'END'

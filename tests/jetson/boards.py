@@ -46,7 +46,7 @@ class Board:
             text=True,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **environment},
             stdin=subprocess.DEVNULL,
-            timeout=110,
+            timeout=180,
             check=False,
         )
 
