@@ -78,17 +78,20 @@ here() {
     step "install the package" install_package "$wheelhouse" "$tag"
     step "build PyCUDA for this board's CUDA" install_gpu "$wheelhouse" "$tag"
     step "place scripts, units and configuration" place_files "$config" "$bundle"
-    step "check this machine" as_service edge doctor
-    step "check the configuration" as_service edge config check /etc/edge/edge.toml
-    step "set power and clocks" start_unit edge-power.service
+    step "check this machine" as_service edge doctor || refuse "this machine can't run the package; what is missing is above"
+    step "check the configuration" as_service edge config check "$ETC/edge.toml" ||
+        refuse "$ETC/edge.toml is not in order (above); mend it, or give another: --config FILE"
+    step "set power and clocks" start_unit edge-power.service ||
+        refuse "power and clocks could not be set (the reason: journalctl -u edge-power); mend $ETC/power.conf, then type the same again"
     step "build engines (minutes; journalctl -fu edge-engines shows them)" start_unit edge-engines.service ||
         warn "engines were not built, so the CPU does the work (the reason: journalctl -u edge-engines); to try again type: sudo systemctl start edge-engines"
     step "check bundle and engines on this device" check_device
     step "enable the service" systemctl enable --quiet edge-power.service edge-engines.service edge.service
     if [[ $4 == yes ]]; then
         step "start the service" start_service
+        # Not before: a service that still runs needs its own.
+        step "remove older versions" remove_older_versions
     fi
-    step "remove older versions" remove_older_versions
     say "done; type: systemctl status edge"
 }
 
