@@ -245,3 +245,29 @@ def test_power_that_is_wrong_or_wants_a_reboot(board):
     assert done.returncode == 2
     assert "nvpmodel is absent" in done.stderr
     assert power(board, "# the board's own\n").returncode == 0
+
+
+def build_engines(board, toml):
+    board.path("/etc/edge").mkdir(exist_ok=True)
+    board.path("/etc/edge/edge.toml").write_text(toml)
+    return board.run(f"{board.jetson}/board/build-engines.sh")
+
+
+def test_engines_are_built_where_they_are_wanted_and_can_be(board):
+    tools = board.path("/opt/edge/current/bin")
+    tools.mkdir(parents=True)
+    (tools / "python").symlink_to("/usr/bin/python3")
+    done = build_engines(board, 'backend = "onnxruntime"\n')
+    assert done.returncode == 0
+    assert "asks for the CPU" in done.stdout
+    done = build_engines(board, 'source = "0"\n')
+    assert done.returncode == 0
+    assert done.stdout.startswith("<4>PyCUDA is not installed, so the CPU does the work")
+    done = build_engines(board, "source = \n")
+    assert done.returncode == 2
+    assert "/etc/edge/edge.toml: " in done.stderr
+    # With PyCUDA it is the package's own builder that is called, with the configured bundle, and that answers.
+    (board.path("/opt/edge/current") / ".gpu").touch()
+    done = build_engines(board, 'bundle = "/no/such/bundle"\n')
+    assert done.returncode != 0
+    assert "to_tensorrt" in done.stderr or "/no/such/bundle" in done.stderr
