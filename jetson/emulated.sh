@@ -111,10 +111,29 @@ make_board() {
     # An emulated processor is many times slower than a board's.
     mkdir -p "$BOARD/etc/systemd/system/edge.service.d"
     printf '[Service]\nTimeoutStartSec=900\nWatchdogSec=120\n' >"$BOARD/etc/systemd/system/edge.service.d/slow.conf"
+    cpuinfo >"$WORK/cpuinfo"
     cat >"$WORK/edge.toml" <<'END'
 source = "synthetic://?frames=10000000"
 preview = "127.0.0.1:8765"
 END
+}
+
+# cpuinfo: Orin's (Cortex-A78AE). What the kernel shows is the desk's processor, on which ONNX Runtime for ARM stumbles.
+cpuinfo() {
+    local core
+    for ((core = 0; core < $(nproc); core++)); do
+        cat <<END
+processor	: $core
+BogoMIPS	: 62.50
+Features	: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp uscat ilrcpc flagm
+CPU implementer	: 0x41
+CPU architecture: 8
+CPU variant	: 0x0
+CPU part	: 0xd42
+CPU revision	: 1
+
+END
+    done
 }
 
 prepare() {
@@ -131,7 +150,11 @@ boot() {
     local tries
     for ((tries = 0; tries < 120; tries++)); do
         LEADER=$(pgrep -P "$NSPAWN" | head -n 1 || true)
-        if [[ -n $LEADER ]] && inside systemctl show-environment >/dev/null 2>&1; then return; fi
+        if [[ -n $LEADER ]] && inside systemctl show-environment >/dev/null 2>&1; then
+            cp "$WORK/cpuinfo" "$BOARD/opt/cpuinfo"
+            inside mount --bind /opt/cpuinfo /proc/cpuinfo
+            return
+        fi
         sleep 1
     done
     tail -n 30 "$WORK/console" >&2
