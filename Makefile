@@ -7,6 +7,7 @@
 #   make bench-quick        less of it, in under two minutes
 #   make bench-loop         the loop's speed, memory and steadiness beside other packages' (gigabytes of those, once)
 #   make kernels            what nvcc says of the CUDA kernels, their occupancy, and the bytes they move (needs nvcc)
+#   make arm64              a Jetson emulated, from flash to removal, as root (many minutes; docs/jetson.md)
 #   make train-face         train, export and check the default bundle (hours on a CPU)
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ LABELLED = $(if $(wildcard $(FER2013)),--data $(FER2013))
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-runtime lint bench bench-quick bench-loop soak soak-short kernels train-face clean
+.PHONY: demo test test-runtime lint bench bench-quick bench-loop soak soak-short kernels arm64 train-face clean
 
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
@@ -58,6 +59,9 @@ bench-loop: $(RUNTIME)/.installed
 
 kernels: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/python -m benchmarks.kernels
+
+arm64:
+	nice -n 19 jetson/emulated.sh
 
 train-face: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/python -m train cspp --recipe face --variant residual --hidden 64 --dropout 0.4 \
