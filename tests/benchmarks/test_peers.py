@@ -124,6 +124,7 @@ def test_a_rival_that_never_ends_is_given_up(madeup, python, clip, tmp_path, mon
         run_once(python, slow, "works", clip)
 
 
+@pytest.mark.timeout(400)  # sixteen processes, one after another
 def test_ours_and_theirs_in_turns(madeup, python, clip, folder, tmp_path, capsys):
     """From the command line, with one rival that works, one that crashes and one that can't be installed."""
     missing = Rival("missing", ("--no-index", "no-such-package==1"), madeup.adapter, ("works",))
