@@ -2,6 +2,7 @@
 # `make arm64`: a board, emulated. flash.sh prepares its root, systemd boots it under qemu, power fails in the middle of
 # its first boot, it boots again, and then everything that a board should do is looked at. NVIDIA's own tools are
 # stand-ins (tests/jetson/standins.sh); all else is real: aarch64 Python and wheels, systemd, the scripts and units.
+# With --native the same on this machine's own processor: a tenth of the time, and nothing said of aarch64.
 set -euo pipefail
 
 PROGRAM=emulated.sh
@@ -13,7 +14,9 @@ source "$HERE/lib/say.sh"
 source "$REPOSITORY/tests/jetson/standins.sh"
 
 CACHE_HOME=${EDGE_ARM64:-$HOME/.cache/edge-emotion}
-BASE=$CACHE_HOME/arm64-root
+ARCHITECTURE=arm64
+MACHINE=aarch64
+BASE=""
 # Debian 12 has arm64 for debootstrap everywhere; its Python is 3.11, between JetPack 6's 3.10 and 7's 3.12.
 SUITE=bookworm
 PYTHON_VERSION=3.11
@@ -25,6 +28,15 @@ NSPAWN=""
 
 main() {
     local began=$SECONDS
+    case ${1:-} in
+    "") ;;
+    --native)
+        MACHINE=$(uname -m)
+        ARCHITECTURE=$(dpkg --print-architecture)
+        ;;
+    *) refuse "unknown argument $1; expected nothing, or --native" ;;
+    esac
+    BASE=$CACHE_HOME/$ARCHITECTURE-root
     need_tools
     make_base
     wheelhouse
@@ -74,6 +86,7 @@ need_tools() {
         command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
     done
     ((${#missing[@]} == 0)) || refuse "${missing[*]} absent; type: apt-get install ${missing[*]} binfmt-support"
+    [[ $ARCHITECTURE != "$(dpkg --print-architecture)" ]] || return 0
     [[ -e /proc/sys/fs/binfmt_misc/register ]] || mount -t binfmt_misc none /proc/sys/fs/binfmt_misc ||
         refuse "this kernel can't run foreign programs (binfmt_misc); use another machine"
     [[ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ]] || update-binfmts --enable qemu-aarch64
@@ -85,7 +98,7 @@ make_base() {
     say "making $BASE (minutes, once)"
     rm -rf "$BASE"
     mkdir -p "$CACHE_HOME"
-    debootstrap --arch=arm64 --variant=minbase --include="$PACKAGES" "$SUITE" "$BASE" "${EDGE_MIRROR:-http://deb.debian.org/debian}" \
+    debootstrap --arch="$ARCHITECTURE" --variant=minbase --include="$PACKAGES" "$SUITE" "$BASE" "${EDGE_MIRROR:-http://deb.debian.org/debian}" \
         >"$CACHE_HOME/debootstrap.log" 2>&1 || refuse "debootstrap failed; see $CACHE_HOME/debootstrap.log"
     touch "$BASE/.complete"
 }
@@ -96,8 +109,8 @@ wheelhouse() {
         say "the wheelhouse is the given one: $EDGE_WHEELHOUSE"
         return
     fi
-    EDGE_WHEELHOUSE=$CACHE_HOME/wheelhouse-emulated
-    "$HERE/wheelhouse.sh" "$EDGE_WHEELHOUSE" --python "$PYTHON_VERSION"
+    EDGE_WHEELHOUSE=$CACHE_HOME/wheelhouse-$MACHINE
+    "$HERE/wheelhouse.sh" "$EDGE_WHEELHOUSE" --python "$PYTHON_VERSION" --machine "$MACHINE"
 }
 
 # make_board: Linux_for_Tegra with stand-ins, whose rootfs is Debian's, written to a layer of its own.
@@ -113,7 +126,7 @@ make_board() {
     printf '[Service]\nTimeoutStartSec=900\nWatchdogSec=120\n' >"$BOARD/etc/systemd/system/edge.service.d/slow.conf"
     cpuinfo >"$WORK/cpuinfo"
     cat >"$WORK/edge.toml" <<'END'
-source = "synthetic://?frames=10000000"
+source = "synthetic://?frames=100000"
 preview = "127.0.0.1:8765"
 END
 }
@@ -147,12 +160,16 @@ boot() {
     systemd-nspawn --register=no --keep-unit --quiet --boot --private-network --console=pipe -D "$BOARD" \
         --machine=board systemd.log_target=journal </dev/null >"$WORK/console" 2>&1 &
     NSPAWN=$!
+    # Its death is expected, and no news.
+    disown "$NSPAWN"
     local tries
     for ((tries = 0; tries < 120; tries++)); do
         LEADER=$(pgrep -P "$NSPAWN" | head -n 1 || true)
         if [[ -n $LEADER ]] && inside systemctl show-environment >/dev/null 2>&1; then
-            cp "$WORK/cpuinfo" "$BOARD/opt/cpuinfo"
-            inside mount --bind /opt/cpuinfo /proc/cpuinfo
+            if [[ $MACHINE != "$(uname -m)" ]]; then
+                cp "$WORK/cpuinfo" "$BOARD/opt/cpuinfo"
+                inside mount --bind /opt/cpuinfo /proc/cpuinfo
+            fi
             return
         fi
         sleep 1
@@ -178,9 +195,11 @@ power_cut() {
     # In the middle of pip's work: some packages are there, others not.
     until_true 300 compgen -G "$BOARD/opt/edge/versions/*/lib/python3*/site-packages/numpy"
     kill -KILL "$NSPAWN" "$LEADER"
-    wait "$NSPAWN" || true
+    until_true 20 dead
     [[ -z $(compgen -G "$BOARD/opt/edge/versions/*/.complete") && ! -e $BOARD/opt/edge/current ]]
 }
+
+dead() { ! kill -0 "$NSPAWN" 2>/dev/null && ! kill -0 "$LEADER" 2>/dev/null; }
 
 first_boot_completes() {
     until_true 2400 payload_gone
@@ -193,8 +212,8 @@ first_boot_completes() {
 payload_gone() { [[ ! -e $BOARD/opt/edge/provisioning ]]; }
 
 demo() {
-    inside /opt/edge/current/bin/edge run synthetic:// --max-frames 40 --jsonl /tmp/demo.jsonl
-    grep -q '"label": "happy"' "$BOARD/tmp/demo.jsonl"
+    inside /opt/edge/current/bin/edge run synthetic:// --max-frames 40 --jsonl /root/demo.jsonl
+    grep -Eq '"label": ?"happy"' "$BOARD/root/demo.jsonl"
 }
 
 active() { [[ $(inside systemctl is-active edge.service) == active ]]; }
@@ -228,7 +247,7 @@ stuck() {
     inside systemctl daemon-reload
     inside systemctl restart edge.service
     process=$(inside systemctl show -p MainPID --value edge.service)
-    inside kill -STOP "$process"
+    inside sh -c "kill -STOP $process"
     until_true 300 restarted "$process"
     until_true 900 active
     inside journalctl --no-pager -u edge -o cat | grep -i watchdog
