@@ -86,13 +86,15 @@ need_tools() {
         command -v "${tool%%:*}" >/dev/null || missing+=("${tool##*:}")
     done
     ((${#missing[@]} == 0)) || refuse "${missing[*]} absent; type: apt-get install ${missing[*]} binfmt-support"
-    [[ $ARCHITECTURE != "$(dpkg --print-architecture)" ]] || return 0
+    emulating || return 0
     [[ -e /proc/sys/fs/binfmt_misc/register ]] || mount -t binfmt_misc none /proc/sys/fs/binfmt_misc ||
         refuse "this kernel can't run foreign programs (binfmt_misc); use another machine"
     [[ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ]] || update-binfmts --enable qemu-aarch64
 }
 
-# make_base: Debian for arm64, once.
+emulating() { [[ $MACHINE != "$(uname -m)" ]]; }
+
+# make_base: Debian, once.
 make_base() {
     [[ -e $BASE/.complete ]] && return
     say "making $BASE (minutes, once)"
@@ -121,10 +123,13 @@ make_board() {
     standin_tree "$WORK/Linux_for_Tegra"
     standin_release "$BOARD" 36 4.4
     standin_tools "$BOARD"
-    # An emulated processor is many times slower than a board's.
+    # An emulated processor is many times slower than a board's; and the service has a /proc of its own.
+    cpuinfo >"$BOARD/opt/cpuinfo"
     mkdir -p "$BOARD/etc/systemd/system/edge.service.d"
     printf '[Service]\nTimeoutStartSec=900\nWatchdogSec=120\n' >"$BOARD/etc/systemd/system/edge.service.d/slow.conf"
-    cpuinfo >"$WORK/cpuinfo"
+    if emulating; then
+        echo 'BindReadOnlyPaths=/opt/cpuinfo:/proc/cpuinfo' >>"$BOARD/etc/systemd/system/edge.service.d/slow.conf"
+    fi
     cat >"$WORK/edge.toml" <<'END'
 source = "synthetic://?frames=100000"
 preview = "127.0.0.1:8765"
@@ -166,10 +171,7 @@ boot() {
     for ((tries = 0; tries < 120; tries++)); do
         LEADER=$(pgrep -P "$NSPAWN" | head -n 1 || true)
         if [[ -n $LEADER ]] && inside systemctl show-environment >/dev/null 2>&1; then
-            if [[ $MACHINE != "$(uname -m)" ]]; then
-                cp "$WORK/cpuinfo" "$BOARD/opt/cpuinfo"
-                inside mount --bind /opt/cpuinfo /proc/cpuinfo
-            fi
+            if emulating; then inside mount --bind /opt/cpuinfo /proc/cpuinfo; fi
             return
         fi
         sleep 1
