@@ -70,6 +70,10 @@ install_package() {
         "$target/bin/python" "$pip/pip" install --quiet --disable-pip-version-check --no-index --no-cache-dir \
             --find-links "$wheelhouse/wheels" --requirement "$wheelhouse/requirements-$tag.txt" ||
             refuse "the wheels can't be installed; the reason is above; nothing that ran before was touched"
+        # The system's Python may have a package of this name: pip would leave it at that.
+        "$target/bin/python" "$pip/pip" install --quiet --disable-pip-version-check --no-index --no-cache-dir \
+            --no-deps --ignore-installed "$wheelhouse"/wheels/edge_emotion-*.whl ||
+            refuse "the package can't be installed; the reason is above; nothing that ran before was touched"
         sync -f "$target"
         touch "$target/.complete"
     fi

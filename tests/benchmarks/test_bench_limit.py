@@ -57,11 +57,11 @@ def test_groups_and_products():
 
 
 def test_the_shipped_network():
-    """C-SPP: 48x48 through seven convolutions and two fully connected layers, as its manifest's parameters say."""
+    """48x48 through all its convolutions and two fully connected layers, as its manifest's parameters say."""
     bundle = Bundle.open()
     found = count(bundle, "window")
     said = bundle.manifest.data["parameters"]
-    assert said - 1000 < found.parameters < said  # batch normalisation is folded into the convolutions
+    assert said - 3000 < found.parameters < said  # batch normalisation is folded into the convolutions
     assert found.macs == sum(layer.macs for layer in found.layers)
     assert limit.document(found)["macs"] == found.macs
     assert found.inputs == 48 * 48

@@ -105,7 +105,7 @@ def follows_the_rules(model):
 
 def test_the_graph_is_what_tensorrt_wants(face, ranges):
     model = to_int8(face, ranges)
-    assert follows_the_rules(model) == (6, 6)
+    assert follows_the_rules(model) == (14, 14)
     makers = {name: node for node in model.graph.node for name in node.output}
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
     high = [node for node in layers if node.input[0] not in makers or makers[node.input[0]].op_type == "Relu"]
@@ -121,7 +121,7 @@ def test_the_graph_is_what_tensorrt_wants(face, ranges):
 
 def test_both_high_precisions_hold_the_same_integers(face, ranges, golden):
     wide, half = to_int8(face, ranges), to_int8(face, ranges, high="fp16")
-    assert follows_the_rules(half) == (6, 6)
+    assert follows_the_rules(half) == (14, 14)
     assert next(one.version for one in half.opset_import if one.domain == "") == 19
     integers = [
         {one.name: one.raw_data for one in model.graph.initializer if one.data_type == TensorProto.INT8}
@@ -147,7 +147,7 @@ def test_the_cpu_form_is_the_same_to_the_bit(face, ranges, golden):
         part = onnx.ModelProto()
         part.CopyFrom(graph)
         del part.graph.output[:]
-        part.graph.output.append(helper.make_tensor_value_info("cat_2_int8", kind, (1, 2688)))
+        part.graph.output.append(helper.make_tensor_value_info("cat_2_int8", kind, (1, 5376)))
         return answers(part, samples, optimised=False)
 
     integers = hidden(cpu, TensorProto.UINT8)
@@ -167,7 +167,8 @@ def test_the_cpu_form_runs_in_integer_kernels(face, ranges, tmp_path):
     model = to_int8(face, ranges)
     plain, fast = kernels(model), kernels(for_cpu(model))
     assert plain["QLinearConv"] == 0
-    assert (fast["QLinearConv"], fast["Conv"]) == (5, 1)
+    # Behind a residual sum a convolution stays in float32 (docs/export.md).
+    assert (fast["QLinearConv"], fast["Conv"]) == (8, 1)
     assert fast["MatMulInteger"] + fast["MatMulIntegerToFloat"] == 1
     with pytest.raises(ExportError, match="expected to_int8"):
         for_cpu(to_int8(face, ranges, high="fp16"))
