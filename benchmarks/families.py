@@ -84,32 +84,8 @@ def _table() -> Any:
 
 
 def _export_lengths(wanted: dict[int, Path]) -> None:
-    import torch
-
     from export.assemble import Wishes, export
-    from export.table import LABELS
-    from train.checkpoint import Checkpoint, plain
-    from train.models import FAMILIES
+    from export.table import initialised
 
-    entry = FAMILIES["conv_lstm"]
     for length, path in wanted.items():
-        torch.manual_seed(0)
-        config = entry.config(frames=length)
-        checkpoint = Checkpoint(
-            family="conv_lstm",
-            config=plain(config),
-            recipe={},
-            labels=LABELS,
-            corpus="none",
-            synthetic=False,
-            stage="initialised",
-            complete=True,
-            epoch=0,
-            weights=entry.build(config).state_dict(),
-            state={},
-            temperature=1.0,
-            abstain_below=0.0,
-            held_out={},
-            flow=None,
-        )
-        export(checkpoint, path, Wishes(precisions=("fp32",)))
+        export(initialised("conv_lstm", frames=length), path, Wishes(precisions=("fp32",)))

@@ -14,13 +14,16 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
 from edge.device import describe
 from edge.flow import named
 from edge.synthetic import SyntheticSource
+
+if TYPE_CHECKING:
+    from train.checkpoint import Checkpoint
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "cspp": {"batch_norm": True},
@@ -74,21 +77,25 @@ def film(folder: Path) -> None:
     writer.release()
 
 
-def measured(family: str, folder: Path) -> dict[str, Any]:
-    """One family's figures: what its manifest says, parameters, and the export's peak memory in GiB."""
+def initialised(family: str, **config: Any) -> Checkpoint:
+    """A network with random weights, the same each time, as if it had been trained.
+
+    Args:
+        family: its name.
+        config: some fields of its configuration.
+    """
     import torch
 
-    from export.assemble import Wishes, export
     from train.checkpoint import Checkpoint, plain
     from train.models import FAMILIES
 
     torch.manual_seed(0)
     entry = FAMILIES[family]
-    config = entry.config(**CONFIGS[family])
-    flow = asdict(named("clg")) if any(spec.kind == "flow" for spec in entry.inputs(config)) else None
-    checkpoint = Checkpoint(
+    chosen = entry.config(**config)
+    flow = asdict(named("clg")) if any(spec.kind == "flow" for spec in entry.inputs(chosen)) else None
+    return Checkpoint(
         family=family,
-        config=plain(config),
+        config=plain(chosen),
         recipe={},
         labels=LABELS,
         corpus="none",
@@ -96,13 +103,20 @@ def measured(family: str, folder: Path) -> dict[str, Any]:
         stage="initialised",
         complete=True,
         epoch=0,
-        weights=entry.build(config).state_dict(),
+        weights=entry.build(chosen).state_dict(),
         state={},
         temperature=1.0,
         abstain_below=0.0,
         held_out={},
         flow=flow,
     )
+
+
+def measured(family: str, folder: Path) -> dict[str, Any]:
+    """One family's figures: what its manifest says, parameters, and the export's peak memory in GiB."""
+    from export.assemble import Wishes, export
+
+    checkpoint = initialised(family, **CONFIGS[family])
     wishes = Wishes(precisions=("fp32", "fp16", "int8"), calibrate=folder)
     bundle = export(checkpoint, folder / family, wishes, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     return {
