@@ -9,6 +9,7 @@ import time
 
 import cv2
 import pytest
+from refusals import refused
 
 from edge.__main__ import main
 
@@ -17,20 +18,6 @@ def run(*arguments, **options):
     return subprocess.run(
         [sys.executable, "-m", "edge", *map(str, arguments)], capture_output=True, text=True, timeout=60, **options
     )
-
-
-def refused(capfd, *arguments):
-    """The one line with which the command refuses; nothing else may be printed."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capfd.readouterr()
-    assert status == 2
-    assert out == ""
-    assert err.count("\n") == 1, err
-    assert "Traceback" not in err
-    return err
 
 
 def test_a_clip_to_json_lines(make_clip, tmp_path):

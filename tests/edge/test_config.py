@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from refusals import refused
 
 from edge import config
 from edge.__main__ import _parser, main
@@ -23,19 +24,6 @@ def toml(tmp_path):
 @pytest.fixture
 def run_parser():
     return _parser().parse_args(["run", "0"]).parser
-
-
-def refused(capfd, *arguments):
-    """The one line with which the command refuses."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capfd.readouterr()
-    assert status == 2
-    assert out == ""
-    assert err.count("\n") == 1, err
-    return err
 
 
 def test_a_run_as_the_file_says(toml, tmp_path, capfd):
