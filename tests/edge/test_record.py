@@ -381,7 +381,8 @@ SIDE, STEPS = 16, 3
 @pytest.fixture(scope="module")
 def moving(tmp_path_factory):
     """A bundle that sees a clip and its motion: the logits are the mean light and the mean motion of a window."""
-    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnx")
+    import handmade
     from onnx import TensorProto, helper
 
     from edge.bundle import (
@@ -406,17 +407,11 @@ def moving(tmp_path_factory):
     rings = {"clip": (1, STEPS, 1), "flow": (1, STEPS, 3)}
     answer = ((ANSWER, (1, 2)),)
 
-    def model(nodes, inputs, outputs):
-        def named(which):
-            return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in which]
+    axes = {"a1": [1], "a23": [2, 3], "a134": [1, 3, 4]}
+    weights = [helper.make_tensor(name, TensorProto.INT64, [len(value)], value) for name, value in axes.items()]
 
-        axes = {"a1": [1], "a23": [2, 3], "a134": [1, 3, 4]}
-        used = {name for node in nodes for name in node.input}
-        weights = [helper.make_tensor(k, TensorProto.INT64, [len(v)], v) for k, v in axes.items() if k in used]
-        graph = helper.make_graph(nodes, "g", named(inputs), named(outputs), weights)
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        onnx.checker.check_model(made, full_check=True)
-        return bytes(made.SerializeToString())
+    def model(nodes, inputs, outputs):
+        return handmade.model(nodes, inputs, outputs, weights)
 
     def mean(one, axes, to, keep=0):
         return helper.make_node("ReduceMean", [one, axes], [to], keepdims=keep)

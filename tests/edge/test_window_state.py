@@ -7,6 +7,7 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+import handmade
 from onnx import TensorProto, helper
 
 from edge.bundle import (
@@ -40,22 +41,17 @@ RING = ("clip_features", (1, STEPS, 2))
 ANSWERS = ((ANSWER, (1, 2)),)
 
 
-def model(nodes, inputs, outputs) -> bytes:
-    def named(which):
-        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in which]
+WEIGHTS = [
+    helper.make_tensor("four", TensorProto.FLOAT, [], [4.0]),
+    helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+    helper.make_tensor("three_axes", TensorProto.INT64, [3], [1, 2, 3]),
+    helper.make_tensor("axes", TensorProto.INT64, [3], [1, 3, 4]),
+    helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+]
 
-    weights = [
-        helper.make_tensor("four", TensorProto.FLOAT, [], [4.0]),
-        helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
-        helper.make_tensor("three_axes", TensorProto.INT64, [3], [1, 2, 3]),
-        helper.make_tensor("axes", TensorProto.INT64, [3], [1, 3, 4]),
-        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
-    ]
-    used = {name for node in nodes for name in node.input}
-    graph = helper.make_graph(nodes, "g", named(inputs), named(outputs), [w for w in weights if w.name in used])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.checker.check_model(made, full_check=True)
-    return bytes(made.SerializeToString())
+
+def model(nodes, inputs, outputs) -> bytes:
+    return handmade.model(nodes, inputs, outputs, WEIGHTS)
 
 
 def encoder() -> bytes:

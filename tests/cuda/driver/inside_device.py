@@ -15,22 +15,6 @@ SCALE = Path(__file__).with_name("scale.cu")
 ILLEGAL_ADDRESS, LAUNCH_FAILED, UNKNOWN = 700, 719, 999
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left():
-    yield
-    gc.collect()
-    left = control.left()
-    control.reset()
-    assert left == {}
-
-
-@pytest.fixture
-def device():
-    with_one = Device()
-    yield with_one
-    with_one.close()
-
-
 class Frame:
     """What a frame does: numbers to the GPU, a kernel there, the answer back."""
 

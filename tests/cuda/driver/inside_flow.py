@@ -1,14 +1,12 @@
 """Flow, crops and tensors on the device, against the CPU's. Run by test_pycuda.py, in a process of its own."""
 
-import gc
-
 import control
 import cv2
 import numpy as np
 import pytest
 
 from edge.bundle import Alignment, InputSpec, Normalisation
-from edge.cuda import Device, DeviceLostError
+from edge.cuda import DeviceLostError
 from edge.errors import FrameError, OptionError
 from edge.flow import CLG, DIS, flow, flow_image
 from edge.flow.cuda import Bound, DeviceCutter, DeviceFlow, kernels
@@ -18,22 +16,6 @@ from edge.preprocess import crop_specs, face_crop, to_tensor
 FIXED = Normalisation("fixed", (127.5,) * 3, (58.0,) * 3)
 PER_IMAGE = Normalisation("per_image")
 EYES = np.array([[205, 215], [300, 210]], np.float32)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left():
-    yield
-    gc.collect()
-    left = control.left()
-    control.reset()
-    assert left == {}
-
-
-@pytest.fixture
-def device():
-    one = Device()
-    yield one
-    one.close()
 
 
 @pytest.fixture(scope="module")
