@@ -246,8 +246,12 @@ def _scales(model: onnx.ModelProto, ranges: Ranges, points: list[str]) -> dict[s
     largest: dict[str, float] = defaultdict(float)
     for name in points:
         largest[root(name)] = max(largest[root(name)], ranges[name])
-    top = LEVELS - 1
-    return {name: float(_round_up(np.array(largest[root(name)] / top))) for name in points}
+    return {name: float(scale_of(largest[root(name)])) for name in points}
+
+
+def scale_of(largest: float) -> npt.NDArray[np.float32]:
+    """What one step of eight bits is worth where ``largest`` becomes 127, a scalar that FP16 holds too."""
+    return _round_up(np.array(largest / (LEVELS - 1)))
 
 
 def _round_up(scale: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

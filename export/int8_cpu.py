@@ -7,12 +7,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.calibration import LEVELS, WEIGHTED
+from export.calibration import LEVELS, WEIGHTED, Ranges
 from export.errors import ExportError
+from export.int8 import scale_of
 from export.onnxgraph import COMMUTES, assembled, makers_of, output_axis, readers_of
 
 
-def for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
+def for_cpu(model: onnx.ModelProto, sums: Ranges | None = None) -> onnx.ModelProto:
     """The same integers in the form that ONNX Runtime's CPU kernels fuse; TensorRT would refuse it.
 
     - A convolution whose result goes through a ReLU (and ``COMMUTES``) to a quantisation gets that quantisation
@@ -21,13 +22,18 @@ def for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
       does what signed ones do. Products of such values also never overflow on CPUs without VNNI.
     - A fully connected layer with a float32 result is summed in integers and scaled afterwards: ONNX Runtime 1.31 and
       1.23 don't fuse one that another float32 layer follows.
+    - A residual sum that is quantised next adds eight bits to eight: TensorRT adds the convolution's own sums, for
+      which ONNX Runtime has no kernel, and would compute that convolution in floats. Here that one value is rounded
+      once more. All three tensors are unsigned, since the kernel wants one type; signed ones with zero-point 128.
     - The other biases become INT32, which the fused kernels ask for.
 
     Args:
         model: of :func:`to_int8` with ``high="fp32"``. It is not changed.
+        sums: the ranges of what residual sums add (:func:`export.calibration.calibrate`); None leaves those
+            convolutions in floats.
 
     Returns:
-        A model that gives the same numbers, but for rounding in the kernels that fuse.
+        A model that gives the same numbers, but for rounding in the kernels that fuse and before residual sums.
 
     Raises:
         ExportError: the model's high precision is FP16, for which the CPU has few kernels.
@@ -36,27 +42,27 @@ def for_cpu(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and constants[node.input[1]].data_type != TensorProto.FLOAT:
             raise ExportError("the CPU form wants float32 scales; expected to_int8(..., high='fp32')")
-    return _ForCPU(model).model
+    return _ForCPU(model, sums or {}).model
 
 
 class _ForCPU:
     """Finds what can move, then writes the graph anew in one pass."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+    def __init__(self, model: onnx.ModelProto, sums: Ranges) -> None:
+        self._model, self._sums = model, sums
         self._constants = {one.name: one for one in model.graph.initializer}
         self._makers, self._readers = makers_of(model), readers_of(model)
         self._outputs = {one.name for one in model.graph.output}
         self._made = dict(self._constants)
-        for name, value in (("uint8_zero", np.uint8(0)), ("uint8_127", np.uint8(LEVELS - 1))):
-            self._made[name] = numpy_helper.from_array(np.array(value), name)
+        for name, value in (("uint8_zero", 0), ("uint8_127", LEVELS - 1), ("uint8_128", LEVELS)):
+            self._made[name] = numpy_helper.from_array(np.array(value, np.uint8), name)
         self._nodes: list[onnx.NodeProto] = []
         self._early = self._find_early()
         self._renamed: dict[str, str] = {}
         self._integers: dict[str, str] = {}
         """The integers behind a tensor that was quantised at once."""
-        self._unsigned: set[str] = set()
-        """INT8 tensors of the old graph that are unsigned in the new one."""
+        self._zeros: dict[str, str] = {}
+        """The zero-point of each INT8 tensor of the old graph that is unsigned in the new one."""
         for node in model.graph.node:
             self._write(node)
         read = self._outputs | {name for node in self._nodes for name in node.input}
@@ -74,7 +80,8 @@ class _ForCPU:
         """A layer's name to the tensor (its own or its ReLU's) that is quantised at once, and the scale's name."""
         found = {}
         for node in self._model.graph.node:
-            if not self._is_layer(node):
+            branch = self._branch(node)
+            if not self._is_layer(node) and branch is None:
                 continue
             result = node.output[0]
             readers = self._readers.get(result, [])
@@ -83,7 +90,23 @@ class _ForCPU:
             scale = self._one_scale(result)
             if scale is not None:
                 found[node.name] = (result, scale)
+                if branch is not None:
+                    name = f"{branch.output[0]}_scale"
+                    self._made[name] = numpy_helper.from_array(scale_of(self._sums[branch.output[0]]), name)
+                    found[branch.name] = (branch.output[0], name)
         return found
+
+    def _branch(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """The layer whose float result a residual sum adds to what was quantised, where its range is known."""
+        if node.op_type != "Add" or any(name in self._constants for name in node.input):
+            return None
+        makers = [self._makers.get(name) for name in node.input]
+        layers = [one for one in makers if one is not None and self._is_layer(one)]
+        if len(layers) != 1 or not any(one is not None and one.op_type == "DequantizeLinear" for one in makers):
+            return None
+        (branch,) = layers
+        alone = len(self._readers.get(branch.output[0], [])) == 1 and branch.output[0] not in self._outputs
+        return branch if alone and branch.output[0] in self._sums else None
 
     def _one_scale(self, name: str) -> str | None:
         """The one scale with which a tensor is quantised everywhere it goes; None if it is read otherwise."""
@@ -138,8 +161,8 @@ class _ForCPU:
         if node.op_type == "QuantizeLinear":
             self._write_quantise(node, copy)
             return
-        if node.op_type == "DequantizeLinear" and node.input[0] in self._unsigned:
-            copy.input[2] = "uint8_zero"
+        if node.op_type == "DequantizeLinear" and node.input[0] in self._zeros:
+            copy.input[2] = self._zeros[node.input[0]]
         if self._is_layer(node):
             if node.op_type != "Conv" and node.name not in self._early:
                 self._write_integer(node, copy.output[0])
@@ -153,13 +176,15 @@ class _ForCPU:
             self._renamed[layer] = self._pair(layer, scale, unsigned=unsigned)
 
     def _write_quantise(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
-        if not self._positive(node.input[0]):
-            self._nodes.append(copy)
-            return
-        self._unsigned.add(node.output[0])
+        positive = self._positive(node.input[0])
         if copy.input[0] in self._integers:
+            self._zeros[node.output[0]] = "uint8_zero" if positive else "uint8_128"
             self._renamed[node.output[0]] = self._integers[copy.input[0]]
             return
+        if not positive:
+            self._nodes.append(copy)
+            return
+        self._zeros[node.output[0]] = "uint8_zero"
         copy.input[2] = "uint8_zero"
         self._nodes.append(copy)
         scale = float(numpy_helper.to_array(self._constants[node.input[1]]))
@@ -167,16 +192,13 @@ class _ForCPU:
             self._renamed[node.output[0]] = self._clip(node.output[0])
 
     def _pair(self, name: str, scale: str, *, unsigned: bool) -> str:
-        zero = "uint8_zero" if unsigned else "int8_zero"
-        if not unsigned:
-            self._made.setdefault(zero, numpy_helper.from_array(np.zeros((), np.int8), zero))
+        zero = "uint8_zero" if unsigned else "uint8_128"
         integers, result = f"{name}_at_once", f"{name}_at_once_dequantised"
         self._nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [integers], name=f"{integers}_q"))
         if unsigned:
             integers = self._clip(integers)
         self._nodes.append(helper.make_node("DequantizeLinear", [integers, scale, zero], [result], name=f"{result}_q"))
-        if unsigned:
-            self._integers[result] = integers
+        self._integers[result] = integers
         return result
 
     def _clip(self, name: str) -> str:
@@ -188,7 +210,7 @@ class _ForCPU:
         """A fully connected layer with a float32 result: summed as integers, then scaled."""
         activation, weight = self._sources(node)
         integers = self._renamed.get(activation.input[0], activation.input[0])
-        zero = "uint8_zero" if activation.input[0] in self._unsigned else activation.input[2]
+        zero = self._zeros.get(activation.input[0], activation.input[2])
         step, tag = self._step(node), f"{node.name}_summed"
         matrix = numpy_helper.to_array(self._constants[weight.input[0]])
         if output_axis(node) == 0:

@@ -135,7 +135,8 @@ def eighths(graph: str, fitting: Streamed, judging: Streamed, say: Callable[[str
     ranges = calibrate(even, fitting.samples(graph), methods=METHODS_TRIED)
     # The floor is an agreement less the hair, see Streamed.agreement.
     floor = AGREEMENT - 0.5 / len(judging.windows)
-    found = search(even, ranges, lambda made: judging.agreement({graph: for_cpu(made)}), floor=floor)
+    sums = ranges[METHODS_TRIED[0]]
+    found = search(even, ranges, lambda made: judging.agreement({graph: for_cpu(made, sums)}), floor=floor)
     say(f"{graph}: int8 by {found.method}, {len(found.kept)} layers kept high")
     kept = exceptions(even, fitting.samples(graph))
     halved = to_fp16(
@@ -147,7 +148,7 @@ def eighths(graph: str, fitting: Streamed, judging: Streamed, say: Callable[[str
         "kept high": list(found.kept),
         "tried": [{"step": one["step"], "method": one["method"], "score": one["score"]} for one in found.record],
     }
-    return Made(halved, for_cpu(found.model), record)
+    return Made(halved, for_cpu(found.model, sums), record)
 
 
 def load(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -165,10 +165,11 @@ def test_the_cpu_form_runs_in_integer_kernels(face, ranges, tmp_path):
         return Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
 
     model = to_int8(face, ranges)
-    plain, fast = kernels(model), kernels(for_cpu(model))
+    plain, fast = kernels(model), kernels(for_cpu(model, ranges))
     assert plain["QLinearConv"] == 0
-    # Behind a residual sum a convolution stays in float32 (docs/export.md).
-    assert (fast["QLinearConv"], fast["Conv"]) == (8, 1)
+    # All but the first, which reads one channel; without ranges those before a residual sum stay in float32.
+    assert (fast["QLinearConv"], fast["QLinearAdd"], fast["Conv"], fast["FusedConv"]) == (13, 5, 1, 0)
+    assert kernels(for_cpu(model))["QLinearConv"] == 8
     assert fast["MatMulInteger"] + fast["MatMulIntegerToFloat"] == 1
     with pytest.raises(ExportError, match="expected to_int8"):
         for_cpu(to_int8(face, ranges, high="fp16"))
@@ -226,6 +227,42 @@ def test_the_identity_branch_of_a_residual_sum_is_quantised():
     assert kinds(quantised, identity) == ["Add", "Conv"]
     assert answers(quantised, samples) == pytest.approx(answers(model, samples), abs=0.2)
     assert np.array_equal(answers(quantised, samples, False), answers(for_cpu(quantised), samples, False))
+
+
+def test_on_a_cpu_a_residual_sum_adds_integers():
+    """Either branch may be negative, and the shortcut may be a convolution too."""
+    torch.manual_seed(0)
+
+    class Residual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.inner, self.deep, self.last = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+            self.short, self.end = torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            first = torch.relu(self.stem(x))
+            first = torch.relu(self.short(first) + self.deep(torch.relu(self.inner(first))))
+            return self.end(torch.relu(first + self.last(first))).flatten(1)
+
+    shapes = {"x": (1, 4, 8, 8)}
+    model = graph_of(Residual(), shapes)
+    samples = noise(shapes)
+    ranges = calibrate(model, samples, methods=["max"])["max"]
+    quantised = to_int8(model, ranges, rules=SMALL)
+    cpu = for_cpu(quantised, ranges)
+    makers = {name: node for node in cpu.graph.node for name in node.output}
+    adds = [node for node in cpu.graph.node if node.op_type == "Add"]
+    assert len(adds) == 2
+    zeros = set()
+    for add in adds:
+        assert [makers[name].op_type for name in add.input] == ["DequantizeLinear"] * 2
+        assert kinds(cpu, add.output[0]) == ["QuantizeLinear"]
+        zeros |= {makers[name].input[2] for name in add.input}
+    assert zeros == {"uint8_zero", "uint8_128"}
+    exact = answers(quantised, samples, False)
+    # One more rounding to eight bits before each sum, and its half step is what the sum may be off by.
+    assert answers(cpu, samples, False) == pytest.approx(exact, abs=3 * float(np.abs(exact).max()) / 127)
+    assert not np.array_equal(answers(cpu, samples, False), exact)
 
 
 def test_recurrent_states_and_gates_stay_high():
