@@ -60,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_source(command)
         _add_preparing(command)
         _add_computing(command)
+        command.add_argument("--start", type=Path, metavar="CHECKPOINT", help="begin with an earlier run's weights")
+        command.add_argument(
+            "--teacher",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="CHECKPOINT",
+            help="an earlier run whose answers are learnt beside the labels (--distil of them); of faces; repeatable",
+        )
         _add_knobs(command, family)
 
     crossing = commands.add_parser("crossval", help="cross-validate a family", description="Cross-validate a family.")
@@ -209,6 +218,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         resume=options.resume,
         trunk=options.trunk,
         stills=stills,
+        start=getattr(options, "start", None),
+        teachers=tuple(getattr(options, "teacher", ())),
     )
 
 

@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from edge.errors import EdgeError
-from train import metrics
+from train import metrics, teachers
 from train.batches import epoch_order
 from train.checkpoint import Checkpoint, load, plain
 from train.datasets.errors import CorpusError
@@ -60,6 +60,10 @@ class Settings:
     """Published weights to start the trunks from."""
     stills: Examples | None = None
     """Faces for the single-face path of the AFEW form."""
+    start: Path | None = None
+    """An earlier run's checkpoint: its weights are where this one begins."""
+    teachers: tuple[Path, ...] = ()
+    """Earlier runs' checkpoints, whose answers are learnt beside the labels, ``recipe.distil`` of them."""
     progress: bool = True
     """Show a bar where somebody is looking."""
 
@@ -102,6 +106,7 @@ def train(
     Raises:
         TrainingError: NaN loss, a full disk, or a checkpoint of other settings; the last good checkpoint stays.
         CorpusError: a class without a picture.
+        TeacherError: an earlier run that this one can't start or learn from.
     """
     settings = settings or Settings()
     _check(recipe)
@@ -110,6 +115,15 @@ def train(
     torch.manual_seed(recipe.seed)
     network = family.build(config)
     work = Work(family, config, recipe, learn, held_out, network, settings.trunk, settings.stills, device=fabric.device)
+    if settings.start is not None:
+        teachers.weights(settings.start, family, network, recipe)
+    if bool(settings.teachers) != bool(recipe.distil):
+        raise TrainingError(
+            f"{len(settings.teachers)} teachers and {recipe.distil:g} of the labels from them; "
+            "expected both --teacher and --distil, or neither"
+        )
+    if settings.teachers:
+        work.answers = teachers.answers(settings.teachers, learn, recipe, fabric.device)
     stages = plan(work)
     network.to(fabric.device)
     run = _Run(fabric, work, stages, out, settings, report)

@@ -37,6 +37,8 @@ class Recipe:
     mixup: float = 0.0
     """Alpha of the Beta distribution by which pairs of examples and their labels are mixed (Zhang et al. 2018); 0 mixes
     none. Only where the loss is plain cross-entropy."""
+    distil: float = 0.0
+    """Weight of the teachers' answers beside the labels (Hinton et al. 2015), where the run has teachers."""
     average: float = 0.0
     """Decay of an exponential average of the weights, per step; the average is what is evaluated and exported."""
     rotation: float = 0.0

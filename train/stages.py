@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -47,6 +48,8 @@ class Work:
     """Published weights to start the family's trunks from; None starts from scratch."""
     stills: Examples | None = None
     """Faces for the single-face path of the AFEW form; None takes the clips' last frames."""
+    answers: npt.NDArray[np.float32] | None = None
+    """What the run's teachers say of ``learn``, (N, K) probabilities."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -146,13 +149,17 @@ class Supervised(Stepwise):
         return len(self._learn)
 
     def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
-        """Augmented tensors by argument name, and labels (N,) int64, or mixed ones (N, K) float32."""
+        """Augmented tensors by argument name, and labels (N,) int64, or shares of each (N, K) float32."""
         recipe = self.work.recipe
         given = tensors(self._learn, chosen.numpy(), self._specs, recipe, generator)
         labels = torch.from_numpy(self._learn.labels[chosen.numpy()])
-        if recipe.mixup and self._loss is None:
-            return mix(given, functional.one_hot(labels, len(self._learn.names)).float(), recipe.mixup, generator)
-        return given, labels
+        answers = self.work.answers if self._learn is self.work.learn else None
+        if self._loss is not None or (not recipe.mixup and answers is None):
+            return given, labels
+        shares = functional.one_hot(labels, len(self._learn.names)).float()
+        if answers is not None:
+            shares = torch.lerp(shares, torch.from_numpy(answers[chosen.numpy()]), recipe.distil)
+        return mix(given, shares, recipe.mixup, generator) if recipe.mixup else (given, shares)
 
     def loss(self, given: dict[str, Tensor], labels: Tensor) -> Tensor:
         """A scalar."""

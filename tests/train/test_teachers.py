@@ -1,0 +1,107 @@
+"""A run that begins with another's weights, or learns another's answers beside the labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from scipy.special import softmax
+
+from train import checkpoint, loop, stages, teachers
+from train.__main__ import main
+from train.datasets import PICTURES
+from train.models import FAMILIES, cspp
+from train.recipe import Recipe
+
+RECIPE = Recipe(optimizer="adamw", learning_rate=0.002, batch=32, epochs=4, held_out=0.2, average=0.8)
+SMALL = cspp.Config(variant="plain7", hidden=16, batch_norm=True)
+OPTIONS = ["--variant", "plain7", "--hidden", "16", "--batch-norm", "--optimizer", "adamw", "--batch", "32"]
+OPTIONS += ["--held-out", "0.2", "--epochs", "1", "--jitter", "0"]
+
+
+@pytest.fixture(scope="module")
+def earlier(toy_corpus, tmp_path_factory):
+    """A run of four epochs."""
+    out = tmp_path_factory.mktemp("earlier")
+    examples = PICTURES["fer2013"](toy_corpus, "train")
+    loop.train(FAMILIES["cspp"], SMALL, RECIPE, examples, out, loop.Settings(progress=False))
+    return out / "best.pt"
+
+
+@pytest.fixture(scope="module")
+def examples(toy_corpus):
+    return PICTURES["fer2013"](toy_corpus, "train")
+
+
+def test_a_teacher_answers_for_a_face_and_its_mirror_image(earlier, examples):
+    said = teachers.answers([earlier], examples, RECIPE)
+    stored = checkpoint.load(earlier)
+    turned = replace(examples, arrays={"face": np.ascontiguousarray(examples.arrays["face"][..., ::-1])})
+    views = [stages.predict(stored.network(), view, stored.inputs) / stored.temperature for view in (examples, turned)]
+    assert said == pytest.approx((softmax(views[0], 1) + softmax(views[1], 1)) / 2, abs=1e-5)
+    assert said.dtype == np.float32
+    assert np.abs(views[0] - views[1]).max() > 0.01, "it does not answer alike, so the mean means something"
+    assert teachers.answers([earlier, earlier], examples, RECIPE) == pytest.approx(said, abs=1e-6)
+
+
+def test_answers_stand_beside_the_labels(earlier, examples):
+    recipe = replace(RECIPE, distil=0.25)
+    network = FAMILIES["cspp"].build(SMALL)
+    work = stages.Work(FAMILIES["cspp"], SMALL, recipe, examples, examples, network)
+    work.answers = teachers.answers([earlier], examples, recipe)
+    (stage,) = stages.plan(work)
+    chosen = torch.tensor([5, 0, 9])
+    _, shares = stage.batch(chosen, torch.Generator().manual_seed(0))
+    wanted = 0.75 * np.eye(len(examples.names))[examples.labels[[5, 0, 9]]] + 0.25 * work.answers[[5, 0, 9]]
+    assert shares.numpy() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_run_begins_where_another_ended(earlier, toy_corpus, tmp_path):
+    """At a rate of nearly nothing it ends there too; a second run from scratch would not."""
+    arguments = ["cspp", "--data", str(toy_corpus), "--out", str(tmp_path), "--start", str(earlier), *OPTIONS]
+    assert main([*arguments, "--learning-rate", "1e-9"]) == 0
+    before, after = checkpoint.load(earlier), checkpoint.load(tmp_path / "best.pt")
+    for name, weights in before.weights.items():
+        if name.endswith(("weight", "bias")):
+            assert torch.allclose(weights, after.weights[name], atol=1e-5), name
+
+
+def test_a_student_comes_to_answer_like_its_teacher(earlier, examples, tmp_path):
+    """The labels are left out altogether, and its teacher calls every class by the name of the next."""
+    turned = checkpoint.load(earlier)
+    weights = dict(turned.weights)
+    for name in ("logits.weight", "logits.bias"):
+        weights[name] = weights[name].roll(1, 0)
+    teacher = tmp_path / "turned.pt"
+    replace(turned, weights=weights).save(teacher)
+    recipe = replace(RECIPE, distil=1.0, epochs=6)
+    settings = loop.Settings(progress=False, teachers=(teacher,))
+    student = loop.train(FAMILIES["cspp"], SMALL, recipe, examples, tmp_path / "student", settings)
+    last = checkpoint.load(tmp_path / "student" / "last.pt")
+    said = stages.predict(last.network(), examples, student.inputs).argmax(1)
+    taught = teachers.answers([teacher], examples, recipe).argmax(1)
+    assert (said == taught).mean() > 0.7
+    assert (said == examples.labels).mean() < 0.3
+
+
+def test_what_can_teach_nothing_is_refused(earlier, toy_corpus, tmp_path, capsys):
+    def refused(*arguments):
+        command = ["cspp", "--data", toy_corpus, "--out", tmp_path / "out", *OPTIONS, *arguments]
+        assert main([str(one) for one in command]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    teach = ("--teacher", earlier, "--distil", "0.5")
+    assert "it has learnt from pictures that this run wants to be judged by" in refused(*teach, "--seed", "1")
+    assert "it has learnt from pictures" in refused("--start", earlier, "--held-out", "0.1")
+    assert "expected both --teacher and --distil, or neither" in refused("--teacher", earlier)
+    assert "expected both --teacher and --distil, or neither" in refused("--distil", "0.5")
+    assert "has other layers" in refused("--start", earlier, "--hidden", "8")
+    assert "no such checkpoint" in refused("--start", tmp_path / "nothing.pt")
+    other = tmp_path / "other.pt"
+    replace(checkpoint.load(earlier), labels=("a", "b", "c", "d", "e", "f", "g")).save(other)
+    assert "knows a, b, c, d, e, f, g; expected angry" in refused("--teacher", other, "--distil", "0.5")
+    assert not (tmp_path / "out" / "best.pt").exists()
