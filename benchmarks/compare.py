@@ -6,13 +6,16 @@ so that among hundreds of figures none is called worse by chance. Both must hold
 multiplied matrices more slowly. What was measured once, as a size, has no noise. Times by the wall's clock are judged
 only where both machines were quiet: beside other programs they are told, and the same work's milliseconds of a core are
 judged in their place.
+
+A machine whose pace wanders moves all stages of a run alike. So each stage is also judged beside the others of its own
+rounds: that shows one stage's change where the plain figures hide it in their noise, and nothing of a change to all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +116,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], percent: float = PER
     allowed = [
         slower if one.unit.startswith(("ms", "s", "frames/s")) and one.unit != "share" else 1.0 for one, _ in pairs
     ]
+    beside = _beside(pairs)
+    pairs += beside
+    allowed += [1.0] * len(beside)
     worse = _holm([_chance(*pair, by) for pair, by in zip(pairs, allowed, strict=True)])
     better = _holm([_chance(new, old, 1.0) for old, new in pairs])
     changes = tuple(
@@ -126,6 +132,37 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], percent: float = PER
         slower,
         tuple(notes),
     )
+
+
+def _beside(pairs: Sequence[tuple[Measure, Measure]]) -> list[tuple[Measure, Measure]]:
+    """Each stage's core milliseconds, freed of what moved the other stages of the same round.
+
+    A round's pace is the median over the other stages of how far each is from its own mean in OLD: one stage that
+    changed does not move it.
+    """
+    runs: dict[tuple[str, ...], list[tuple[Measure, Measure]]] = {}
+    for old, new in pairs:
+        if old.name.startswith("core/") and old.name != "core/total" and min(*old.rounds, *new.rounds) > 0:
+            key = (old.bundle, old.precision, old.backend)
+            runs.setdefault(tuple(str(part) for part in key), []).append((old, new))
+    found = []
+    for stages in runs.values():
+        lengths = {(len(old.rounds), len(new.rounds)) for old, new in stages}
+        if len(stages) < 3 or len(lengths) > 1 or min(next(iter(lengths))) < 2:
+            continue
+        means = [float(np.log(old.rounds).mean()) for old, _ in stages]
+        moved = [
+            [np.log(which.rounds) - mean for (which, mean) in zip(side, means, strict=True)]
+            for side in zip(*stages, strict=True)
+        ]
+        for place, pair in enumerate(stages):
+            freed = []
+            for which, side in zip(pair, moved, strict=True):
+                pace = np.exp(np.median([one for other, one in enumerate(side) if other != place], axis=0))
+                rounds = tuple(float(one) for one in np.array(which.rounds) / pace)
+                freed.append(replace(which, name=f"{which.name}, beside the other stages", rounds=rounds))
+            found.append((freed[0], freed[1]))
+    return found
 
 
 def _change(old: Measure, new: Measure, percent: float, allowed: float, down: bool, up: bool, quiet: bool) -> Change:
