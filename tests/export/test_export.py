@@ -140,7 +140,11 @@ def test_the_shipped_bundle_gives_its_own_number(shared):
 
 @pytest.mark.slow
 def test_the_shipped_precisions_agree(shared):
-    """Eight bits cost at most half a point of accuracy and one label in a hundred, on FER2013's PublicTest."""
+    """Eight bits cost at most half a point of accuracy and change 1.5 labels in a hundred, on FER2013's PublicTest.
+
+    The default bundles before this one kept 99 in a hundred; this one changes 1.1. Rounding before residual sums, which
+    makes it three times as fast, is 0.2 of that (on pictures of the training part).
+    """
     from export.accuracy import predict
 
     bundle = Bundle.open()
@@ -148,7 +152,7 @@ def test_the_shipped_precisions_agree(shared):
     logits = {name: predict(bundle, open_engine(bundle, precision=name), test) for name in bundle.manifest.precisions}
     assert tuple(logits) == ("fp32", "fp16", "int8")
     right = {name: (one.argmax(1) == test.labels).mean() for name, one in logits.items()}
-    for name, bound in (("fp16", 0.999), ("int8", 0.99)):
+    for name, bound in (("fp16", 0.999), ("int8", 0.985)):
         assert (logits[name].argmax(1) == logits["fp32"].argmax(1)).mean() >= bound
         assert abs(right[name] - right["fp32"]) <= 0.005
         claimed = bundle.manifest.metrics["precisions"][name]
