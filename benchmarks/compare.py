@@ -140,11 +140,10 @@ def _beside(pairs: Sequence[tuple[Measure, Measure]]) -> list[tuple[Measure, Mea
     A round's pace is the median over the other stages of how far each is from its own mean in OLD: one stage that
     changed does not move it.
     """
-    runs: dict[tuple[str, ...], list[tuple[Measure, Measure]]] = {}
+    runs: dict[tuple[str, str, str], list[tuple[Measure, Measure]]] = {}
     for old, new in pairs:
         if old.name.startswith("core/") and old.name != "core/total" and min(*old.rounds, *new.rounds) > 0:
-            key = (old.bundle, old.precision, old.backend)
-            runs.setdefault(tuple(str(part) for part in key), []).append((old, new))
+            runs.setdefault((old.bundle, old.precision, old.backend), []).append((old, new))
     found = []
     for stages in runs.values():
         lengths = {(len(old.rounds), len(new.rounds)) for old, new in stages}

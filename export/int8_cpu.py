@@ -59,8 +59,8 @@ class _ForCPU:
         self._nodes: list[onnx.NodeProto] = []
         self._early = self._find_early()
         self._renamed: dict[str, str] = {}
-        self._integers: dict[str, str] = {}
-        """The integers behind a tensor that was quantised at once."""
+        self._integers: dict[str, tuple[str, str]] = {}
+        """The integers behind a tensor that was quantised at once, and their zero-point."""
         self._zeros: dict[str, str] = {}
         """The zero-point of each INT8 tensor of the old graph that is unsigned in the new one."""
         for node in model.graph.node:
@@ -176,12 +176,10 @@ class _ForCPU:
             self._renamed[layer] = self._pair(layer, scale, unsigned=unsigned)
 
     def _write_quantise(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
-        positive = self._positive(node.input[0])
         if copy.input[0] in self._integers:
-            self._zeros[node.output[0]] = "uint8_zero" if positive else "uint8_128"
-            self._renamed[node.output[0]] = self._integers[copy.input[0]]
+            self._renamed[node.output[0]], self._zeros[node.output[0]] = self._integers[copy.input[0]]
             return
-        if not positive:
+        if not self._positive(node.input[0]):
             self._nodes.append(copy)
             return
         self._zeros[node.output[0]] = "uint8_zero"
@@ -198,7 +196,7 @@ class _ForCPU:
         if unsigned:
             integers = self._clip(integers)
         self._nodes.append(helper.make_node("DequantizeLinear", [integers, scale, zero], [result], name=f"{result}_q"))
-        self._integers[result] = integers
+        self._integers[result] = integers, zero
         return result
 
     def _clip(self, name: str) -> str:

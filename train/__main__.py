@@ -218,8 +218,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         resume=options.resume,
         trunk=options.trunk,
         stills=stills,
-        start=getattr(options, "start", None),
-        teachers=tuple(getattr(options, "teacher", ())),
     )
 
 
@@ -244,7 +242,8 @@ def _train(options: argparse.Namespace) -> int:
     learn = part(examples, "train") if "train" in examples.splits else examples
     print(f"{_size(family, config)}; {_counted(learn)} to learn from{_marked(examples)}", flush=True)
     _warn(family, options)
-    best = train(family, config, recipe, learn, options.out, _settings(options), _reporter(recipe))
+    settings = replace(_settings(options), start=options.start, teachers=tuple(options.teacher))
+    best = train(family, config, recipe, learn, options.out, settings, _reporter(recipe))
     print(f"best: {best.stage}, epoch {best.epoch}{_held_out(best)} -> {options.out / 'best.pt'}")
     test = part(examples, "test")
     if len(test):
