@@ -19,7 +19,7 @@ from train.recipe import Recipe
 def augment(
     pixels: Mapping[str, Tensor], recipe: Recipe, generator: torch.Generator, motion: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Warp, mirror, gamma and erase, each example differently.
+    """Warp, mirror, gamma, blur, noise and erase, each example differently.
 
     Args:
         pixels: by input name, (N, T, C, H, W) float32, 0..255.
@@ -51,6 +51,10 @@ def augment(
             pictures = _warp(pictures, change)
         if recipe.gamma:
             pictures = 255 * (pictures / 255).clamp(0, 1) ** exponent
+        if recipe.blur:
+            pictures = _blur(pictures, recipe.blur, generator)
+        if recipe.noise:
+            pictures = _noise(pictures, recipe.noise, generator)
         if recipe.erase:
             pictures = _erase(pictures, recipe.erase, generator)
         done[name] = pictures
@@ -101,6 +105,35 @@ def _mirror_motion(flows: Tensor, mirrored: Tensor) -> Tensor:
     turned = flows.flip(-1)
     turned[:, :, 0] = (256 - turned[:, :, 0]).clamp(max=255)
     return torch.where(mirrored[:, None, None, None, None], turned, flows)
+
+
+def _strengths(count: int, most: float, generator: torch.Generator) -> Tensor:
+    """(N,): 0 for half of the examples, uniform up to ``most`` for the others."""
+    return most * torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
+
+
+def _blur(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """A Gaussian of each example's own width, first along rows, then along columns; the border is repeated."""
+    # Under a fifth of a pixel nothing changes; it keeps the exponent finite.
+    sigma = _strengths(len(pictures), most, generator).clamp(min=0.2)
+    reach = math.ceil(3 * most)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma[:, None] ** 2))
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    # Examples lie side by side as channels, each with a kernel of its own; time and colour are a batch.
+    flat = pictures.flatten(1, 2).transpose(0, 1)
+    padded = functional.pad(flat, (reach,) * 4, mode="replicate")
+    across = functional.conv2d(padded, kernel[:, None, None, :], groups=len(pictures))
+    return (
+        functional.conv2d(across, kernel[:, None, :, None], groups=len(pictures))
+        .transpose(0, 1)
+        .reshape(pictures.shape)
+    )
+
+
+def _noise(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """A sensor's noise, each example's of its own strength, each pixel on its own."""
+    strength = _strengths(len(pictures), most, generator)[:, None, None, None, None]
+    return (pictures + strength * torch.randn(pictures.shape, generator=generator)).clamp(0, 255)
 
 
 def _erase(pictures: Tensor, probability: float, generator: torch.Generator) -> Tensor:

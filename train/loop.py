@@ -405,18 +405,25 @@ def split(examples: Examples, recipe: Recipe) -> tuple[Examples, Examples]:
             f"{examples.corpus}: {counts[fewest]} examples of {examples.names[fewest]}; "
             "expected at least 2 of every class"
         )
-    everything = np.arange(len(examples))
+    # Copies follow what they were made of, and have no say in what is held out: runs with and without them agree.
+    originals = np.flatnonzero(examples.originals)
     if recipe.held_out <= 0:
-        return examples, examples.subset(everything[:0])
-    groups = related(examples)
-    folds = min(round(1 / recipe.held_out), len(set(groups.tolist())))
+        return examples, examples.subset(originals[:0])
+    groups = related(examples.subset(originals))
+    largest = int(np.bincount(examples.labels[originals]).max())
+    folds = min(round(1 / recipe.held_out), len(set(groups.tolist())), largest)
     if folds < 2:
-        return examples, examples.subset(everything[:0])
+        return examples, examples.subset(originals[:0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a rare class may have fewer members than there are folds
         folding = StratifiedGroupKFold(folds, shuffle=True, random_state=recipe.seed)
-        learn, held_out = next(iter(folding.split(everything, examples.labels, groups)))
-    return examples.subset(learn), examples.subset(held_out[examples.originals[held_out]])
+        _, held_out = next(iter(folding.split(originals, examples.labels[originals], groups)))
+    held_out = originals[held_out]
+    sequences = {examples.sequences[i] for i in held_out}
+    subjects = {examples.subjects[i] for i in held_out} - {None}
+    theirs = zip(examples.sequences, examples.subjects, strict=True)
+    learn = [i for i, (sequence, subject) in enumerate(theirs) if sequence not in sequences and subject not in subjects]
+    return examples.subset(np.array(learn, np.int64)), examples.subset(held_out)
 
 
 def related(examples: Examples) -> np.ndarray:

@@ -423,11 +423,11 @@ class _Worker:
         try:
             arrays = self._arrays(job, contents)
         except _NoExampleError as error:
-            _save(file, {"why": np.array(str(error))})
+            write_arrays(file, {"why": np.array(str(error))})
             return _Outcome(key, why=str(error), computed=True)
         except (EdgeError, cv2.error, ValueError) as error:  # ValueError: eyes that coincide
             return _Outcome(key, why=_reason(error, job), computed=True)
-        _save(file, arrays)
+        write_arrays(file, arrays)
         return _Outcome(key, _count(arrays), computed=True)
 
     def _arrays(self, job: _Job, contents: bytes) -> dict[str, Pixels]:
@@ -661,7 +661,7 @@ def _contents(files: Sequence[Path]) -> bytes:
     return hashlib.sha256(each).digest()
 
 
-def _save(file: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+def write_arrays(file: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
     """Write whole or not at all, so that a run may be killed at any time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", suffix=".part", delete=False) as stream:

@@ -53,6 +53,10 @@ class Recipe:
     """Exponent exp(g), g uniform in +-."""
     erase: float = 0.0
     """Probability that a random rectangle is replaced by noise (Zhong et al. 2020)."""
+    blur: float = 0.0
+    """Half of the pictures are blurred by a Gaussian; its standard deviation, in pixels, is uniform from 0 to this."""
+    noise: float = 0.0
+    """Half of the pictures get noise; its standard deviation, in grey levels, is uniform from 0 to this."""
     jitter: int = 0
     """Extra crops of each training picture, with the eyes' positions disturbed (Lopes et al. 2017)."""
     held_out: float = 0.05

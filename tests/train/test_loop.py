@@ -110,10 +110,29 @@ def test_subjects_and_sequences_stay_on_one_side():
     assert not set(learn.subjects) & set(held_out.subjects)
     assert len(held_out)
     assert held_out.originals.all(), "copies are learnt from, never held out"
+    alone = examples.subset(np.flatnonzero(examples.originals))
+    assert loop.split(alone, replace(QUICK, held_out=0.2))[1].sequences == held_out.sequences, "nor do they choose it"
     chained = replace(examples, subjects=(None,) * 90, sequences=tuple(f"q{i // 30}" for i in range(90)))
     assert len(set(loop.related(chained).tolist())) == 3
     nothing = loop.split(examples, replace(QUICK, held_out=0.0))
     assert [len(part) for part in nothing] == [90, 0]
+
+
+def test_a_blur_is_a_gaussian_of_the_pictures_own_width():
+    import cv2
+
+    point = torch.zeros(64, 1, 1, 25, 25)
+    point[:, :, :, 12, 12] = 255.0
+    blurred = augment({"face": point}, Recipe(blur=1.5), torch.Generator().manual_seed(0))["face"][:, 0, 0].numpy()
+    peaks = blurred[:, 12, 12]
+    assert len({round(float(peak), 3) for peak in peaks}) > 20, "each has a strength of its own"
+    picture = blurred[peaks.argmin()]
+    assert picture.sum() == pytest.approx(255.0, rel=1e-4)
+    across = picture[12] / picture[12].sum()
+    sigma = float(np.sqrt((across * (np.arange(25) - 12) ** 2).sum()))
+    assert 1.0 < sigma <= 1.5
+    wanted = cv2.GaussianBlur(point[0, 0, 0].numpy(), (11, 11), sigma)
+    assert np.abs(picture - wanted).max() < 0.5
 
 
 def test_batches_are_what_edge_would_feed(toy_corpus):
@@ -138,6 +157,13 @@ def test_augmentations_stay_in_range_and_off_means_off():
     changed = augment(pixels, everything, generator)["face"]
     assert changed.shape == pixels["face"].shape
     assert 0 <= changed.min() <= changed.max() <= 255.01
+    blurred = augment(pixels, Recipe(blur=1.5), torch.Generator().manual_seed(1))["face"]
+    noisy = augment(pixels, Recipe(noise=10.0), torch.Generator().manual_seed(1))["face"]
+    assert noisy.min() >= 0
+    assert noisy.max() <= 255
+    for other in (blurred, noisy):
+        same = torch.isclose(other, pixels["face"], atol=0.05).flatten(1).all(1)
+        assert 0 < same.sum() < len(same), "half of the pictures stay as they are"
     mirrored = augment(pixels, Recipe(mirror=True), torch.Generator().manual_seed(1))["face"]
     pairs = list(zip(mirrored, pixels["face"], strict=True))
     flipped = sum(torch.allclose(m, p.flip(-1), atol=1e-2) for m, p in pairs)
