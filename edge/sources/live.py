@@ -20,6 +20,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
+from edge.allocator import give_back
 from edge.errors import FrameError, SourceError
 from edge.mailbox import DropPolicy, Mailbox
 from edge.source import DEFAULT_FPS, Source, SourceHealth, SourceState, check_frame
@@ -232,6 +233,7 @@ class Reconnecting(Source):
         while link is not None and link.alive and not self._closed.wait(0.02):
             self._refuse_long_absence(lost_ns)
         self._remember()
+        give_back()  # the next connection has a thread, and so an allocator's pool, of its own
 
     def _refuse_long_absence(self, lost_ns: int) -> None:
         away_s = (time.monotonic_ns() - lost_ns) / 1e9
