@@ -24,7 +24,7 @@ from edge.types import Tensor
 from edge.window import Windows
 from export.accuracy import measure
 from export.errors import ExportError
-from export.faces import gather
+from export.faces import Gathered, gather
 from export.figures import Figures, figures
 from export.golden import golden_vectors
 from export.lint import require
@@ -98,7 +98,8 @@ def export(
     network = _running(checkpoint)
     lowered = lower(network, checkpoint.inputs)
     manifest = _manifest(checkpoint, network, lowered, wishes, wishes.name or out.name)
-    samples = [] if wishes.calibrate is None else gather(wishes.calibrate, manifest)
+    faces = Gathered() if wishes.calibrate is None else gather(wishes.calibrate, manifest)
+    samples = [*faces.fitting, *faces.judging]
     golden = golden_vectors(manifest, lambda tensors: answer(network, tensors))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def export(
         kitchen.finish("fp32")
         cases = [_case(golden, manifest, name) for name in cases_of(golden)]
         if wishes.precisions != ("fp32",):
-            kitchen.others(wishes.precisions, [*samples, *cases], samples)
+            kitchen.others(wishes.precisions, [*samples, *cases], faces)
         manifest = kitchen.manifest(wishes.precisions)
         # Measured on the very bytes that will ship, in a first copy that is thrown away.
         trial = write(Path(place) / "trial", manifest, kitchen.members, golden)
@@ -254,23 +255,22 @@ class _Kitchen:
             model = kept
         self._add(part.role, "fp32", model, self._files)
 
-    def others(self, precisions: Sequence[str], fitting: list[Mapping[str, Tensor]], samples: list[Any]) -> None:
+    def others(self, precisions: Sequence[str], ranged: list[Mapping[str, Tensor]], faces: Gathered) -> None:
         """The running graphs in other precisions.
 
         Args:
             precisions: those that are wanted.
-            fitting: windows, odd ones among them, that FP16's range is checked on.
-            samples: real windows; INT8 is fitted on one half of them and judged on the other.
+            ranged: windows, odd ones among them, that FP16's range is checked on.
+            faces: real windows, that INT8 is fitted to and judged on.
         """
         streams = self._facts.streams
-        halfway = max(1, min(len(samples) // 2, 512))
-        some = Streamed(self._running, streams, fitting[-CHECKED:])
-        train = Streamed(self._running, streams, samples[:halfway]) if "int8" in precisions else some
-        judge = Streamed(self._running, streams, samples[halfway:] or samples) if "int8" in precisions else some
+        some = Streamed(self._running, streams, ranged[-CHECKED:])
+        fitting = Streamed(self._running, streams, faces.fitting) if "int8" in precisions else some
+        judging = Streamed(self._running, streams, faces.judging) if "int8" in precisions else some
         for precision in precisions:
             for graph in self._facts.running if precision != "fp32" else ():
                 self._say(f"{graph}: {precision}")
-                made = halves(graph, some) if precision == "fp16" else eighths(graph, train, judge, self._say)
+                made = halves(graph, some) if precision == "fp16" else eighths(graph, fitting, judging, self._say)
                 self._keep(graph, precision, made)
             self.finish(precision)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
-from edge.bundle import Manifest
+from edge.bundle import InputSpec, Manifest
 from edge.camera import open_source
 from edge.errors import EdgeError, OptionError, SourceError
 from edge.faces.detect import FaceDetector
@@ -24,10 +26,19 @@ from edge.window import ON_TIME, Cutter
 from train.data import detect
 from train.datasets import PICTURES
 from train.datasets.samples import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from train.examples import Examples
+from train.loop import split
 from train.onset import neutral_shapes, onsets
+from train.recipe import Recipe
 
 COUNT = 2560
-"""Faces that calibrate a network of single faces: a fifth of them fits ranges, the rest judges them."""
+"""Faces that calibrate a network of single faces, those among them that judge."""
+
+FITTED = 512
+"""At most so many fit INT8's ranges; where there are fewer than twice as many, a half."""
+
+ENOUGH = 500
+"""So many faces that were held out of training can judge alone; fewer are joined by some that were learnt."""
 
 WINDOWS = 16
 """Windows that calibrate a network that sees windows: each holds many images."""
@@ -42,8 +53,19 @@ MARKED = 400
 """Stills of a corpus of crops of which clips are made (:mod:`train.onset`), neutral ones among them."""
 
 
-def gather(where: Path, manifest: Manifest, *, seed: int = 0) -> list[dict[str, Tensor]]:
-    """Inputs of the graph ``window`` from a folder of pictures and videos, or from FER2013's.
+@dataclass(frozen=True)
+class Gathered:
+    """Inputs of the graph ``window``, by name: faces, or windows of them."""
+
+    fitting: list[dict[str, Tensor]] = field(default_factory=list)
+    """From these INT8's ranges are taken."""
+    judging: list[dict[str, Tensor]] = field(default_factory=list)
+    """On these it is chosen. Faces that the network has not learnt from, where they are known: of what it knows by
+    heart it is so sure that rounding changes nothing."""
+
+
+def gather(where: Path, manifest: Manifest, *, seed: int = 0) -> Gathered:
+    """Real faces for the graph ``window`` from a folder of pictures and videos, or from FER2013's.
 
     Args:
         where: searched with all its folders. A network that sees windows takes videos, and folders of numbered frames;
@@ -52,7 +74,7 @@ def gather(where: Path, manifest: Manifest, *, seed: int = 0) -> list[dict[str, 
         seed: of the choice among more faces than are wanted.
 
     Returns:
-        By input name, at most ``COUNT`` faces or ``WINDOWS`` windows, in an order that mixes their sources.
+        At most ``COUNT`` faces or ``WINDOWS`` windows, each part in an order that mixes their sources.
 
     Raises:
         OptionError: no such folder, nothing to read in it, or no face in what is there.
@@ -60,25 +82,34 @@ def gather(where: Path, manifest: Manifest, *, seed: int = 0) -> list[dict[str, 
     if not where.exists():
         raise OptionError(f"--calibrate {where}: no such folder; give one of pictures or videos with faces")
     wanted = COUNT if manifest.window is None else WINDOWS
-    found = _crops(where, manifest, seed) if detect(where) == "fer2013" and _has_crops(where) else []
-    looked = "FER2013"
-    if not found:
-        found, looked = _seen(where, manifest)
+    if detect(where) == "fer2013" and _has_crops(where):
+        gathered = _crops(where, manifest, seed)
+        if gathered.fitting:
+            return gathered
+    found, looked = _seen(where, manifest)
     if not found:
         what = "face" if manifest.window is None else f"face through {manifest.window.length} frames"
         raise OptionError(
             f"--calibrate {where}: no {what} found in {looked}; expected frontal faces, {MIN_FACE} pixels or larger"
         )
     order = np.random.default_rng(seed).permutation(len(found))[:wanted]
-    return [found[i] for i in order]
+    return _shared_out([found[i] for i in order])
+
+
+def _shared_out(mixed: list[dict[str, Tensor]]) -> Gathered:
+    fitted = max(1, min(len(mixed) // 2, FITTED))
+    return Gathered(mixed[:fitted], mixed[fitted:] or mixed)
 
 
 def _has_crops(where: Path) -> bool:
     return any((where / name).exists() for name in ("train.npz", "fer2013.csv", "icml_face_data.csv"))
 
 
-def _crops(where: Path, manifest: Manifest, seed: int) -> list[dict[str, Tensor]]:
-    """FER2013's own crops of the training part, as they are or set in motion."""
+def _crops(where: Path, manifest: Manifest, seed: int) -> Gathered:
+    """FER2013's own crops of the training part, as they are or set in motion; nothing where none can be set in motion.
+
+    Of crops as they are, those judge that the network's own run held out.
+    """
     faces = PICTURES["fer2013"](where, "train")
     (spec,) = manifest.inputs if len(manifest.inputs) == 1 else (None,)
     if spec is None or (spec.colour != "grey" and spec.kind != "face"):
@@ -87,11 +118,31 @@ def _crops(where: Path, manifest: Manifest, seed: int) -> list[dict[str, Tensor]
     if spec.kind == "clip":
         some = faces.subset(order[:MARKED])
         clips = onsets(some, spec.shape[1], (spec.height, spec.width), seed, neutral=neutral_shapes(some))
-        return [
+        made = [
             {spec.name: np.stack([to_tensor(crop, spec) for crop in clip], axis=1)}
             for clip in clips.examples.arrays[spec.name][:WINDOWS]
         ]
-    pixels = faces.arrays["face"][order[:COUNT]]
+        return _shared_out(made) if made else Gathered()
+    unseen = _unseen(faces, manifest)
+    fitting = [i for i in order if i not in unseen][: max(1, min(len(order) // 2, FITTED))]
+    judging = [i for i in order if i in unseen]
+    if len(judging) < ENOUGH:
+        judging = [i for i in order if i not in set(fitting)][: COUNT - FITTED] or fitting
+    return Gathered(_tensors(faces.arrays["face"][fitting], spec), _tensors(faces.arrays["face"][judging], spec))
+
+
+def _unseen(faces: Examples, manifest: Manifest) -> set[int]:
+    """Places of the faces that the network's own run held out of learning; none where it learnt from another corpus."""
+    if manifest.data.get("corpus") != faces.corpus:
+        return set()
+    known = {entry.name for entry in fields(Recipe)}
+    recipe = Recipe(**{name: value for name, value in manifest.data["recipe"].items() if name in known})
+    _, held_out = split(faces, recipe)
+    places = {name: i for i, name in enumerate(faces.sequences)}
+    return {places[name] for name in held_out.sequences}
+
+
+def _tensors(pixels: npt.NDArray[np.uint8], spec: InputSpec) -> list[dict[str, Tensor]]:
     size = spec.width, spec.height
     crops = [
         cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) if one.shape != size[::-1] else one for one in pixels

@@ -69,7 +69,8 @@ def recut(examples: Examples, spec: InputSpec, cache: Path, *, workers: int = 0,
     if kept is None:
         cut = _cut(pixels, spec, workers or len(os.sched_getaffinity(0)), progress)
         found = np.flatnonzero([one is not None for one in cut])
-        kept = found, np.stack([cut[i] for i in found]) if len(found) else pixels[:0]
+        those = [one for one in cut if one is not None]
+        kept = found, np.stack(those) if those else pixels[:0]
         write_arrays(file, {"found": kept[0], "crops": kept[1]})
     found, crops = kept
     if not len(found):
