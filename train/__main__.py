@@ -141,7 +141,12 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
 def _add_computing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, required=True, help="folder for results and checkpoints")
     command.add_argument("--resume", action="store_true", help="go on where a stopped run was")
-    command.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    command.add_argument(
+        "--precision",
+        choices=("32-true", "bf16-mixed", "auto"),
+        default="32-true",
+        help="auto: bf16-mixed where the machine computes in it, else 32-true (default: 32-true)",
+    )
     command.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--devices", type=int, default=1, help="GPUs of this machine; torchrun's number counts first")
     command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")

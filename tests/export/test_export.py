@@ -1,6 +1,7 @@
 """What was trained is what runs: a checkpoint becomes a verified bundle, or nothing at all."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 import edge
+import train
 from edge.__main__ import main as edge_main
 from edge.bundle import Bundle
 from edge.engine import open_engine
@@ -127,35 +129,35 @@ def test_a_graph_that_is_not_the_network_is_refused(trained, tmp_path, monkeypat
     assert not list(tmp_path.glob(".b*"))
 
 
-def test_the_shipped_bundle_gives_its_own_number(shared):
-    """Through edge's preprocessing and engine, on FER2013's PublicTest."""
+@pytest.mark.slow
+def test_the_shipped_bundle_gives_its_own_numbers(shared):
+    """Through edge's preprocessing and engines, on PublicTest; INT8 changes one label in a hundred at most."""
     from export.accuracy import measure
 
     bundle = Bundle.open()
-    figures = measure(bundle, ["fp32"], "fer2013", shared / "fer2013")["fp32"]
+    figures = measure(bundle, bundle.manifest.precisions, "fer2013", shared / "fer2013" / "public_test.npz")
+    assert tuple(figures) == ("fp32", "fp16", "int8")
     claimed = bundle.manifest.metrics["fer2013 test part"]
-    assert figures["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
-    assert figures["accuracy"] >= 0.60
-
-
-@pytest.mark.slow
-def test_the_shipped_precisions_agree(shared):
-    """Eight bits cost at most half a point of accuracy and change 1.5 labels in a hundred, on FER2013's PublicTest.
-
-    The default bundles before this one kept 99 in a hundred; this one changes 1.1, with residual sums in floats too.
-    """
-    from export.accuracy import predict
-
-    bundle = Bundle.open()
-    test = PICTURES["fer2013"](shared / "fer2013", "test")
-    logits = {name: predict(bundle, open_engine(bundle, precision=name), test) for name in bundle.manifest.precisions}
-    assert tuple(logits) == ("fp32", "fp16", "int8")
-    right = {name: (one.argmax(1) == test.labels).mean() for name, one in logits.items()}
-    for name, bound in (("fp16", 0.999), ("int8", 0.985)):
-        assert (logits[name].argmax(1) == logits["fp32"].argmax(1)).mean() >= bound
-        assert abs(right[name] - right["fp32"]) <= 0.005
+    assert figures["fp32"]["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
+    assert figures["fp32"]["accuracy"] >= 0.67
+    for name, bound in (("fp16", 0.999), ("int8", 0.99)):
+        assert figures[name]["agreement"] >= bound
+        assert abs(figures[name]["accuracy"] - figures["fp32"]["accuracy"]) <= 0.005
         claimed = bundle.manifest.metrics["precisions"][name]
-        assert right[name] == pytest.approx(claimed["accuracy"], abs=0.002)
+        assert figures[name]["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
+
+
+def test_the_kept_checkpoint_is_the_shipped_bundles():
+    """What a researcher starts from is what the robot runs."""
+    stored, bundle = checkpoint.load(Path(train.__file__).parent / "checkpoints" / "face.pt"), Bundle.open()
+    assert stored.temperature == pytest.approx(bundle.manifest.temperature, abs=1e-6)
+    assert stored.recipe == checkpoint.plain(FAMILIES["cspp"].recipes["face-further"])
+    (spec,) = bundle.manifest.inputs
+    face = np.random.default_rng(0).normal(size=(1, 1, spec.height, spec.width)).astype(np.float32)
+    with torch.inference_mode():
+        wanted = stored.network()(torch.from_numpy(face)).numpy()
+    answer = open_engine(bundle, precision="fp32").run({spec.name: face})["logits"]
+    assert np.abs(answer - wanted).max() < 1e-3
 
 
 def test_dam_cnn_leaves_its_decoders_at_home(tmp_path, capsys):

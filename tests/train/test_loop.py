@@ -1,6 +1,7 @@
 """The loop learns, resumes to the same weights, and stops with a clear word."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +117,13 @@ def test_subjects_and_sequences_stay_on_one_side():
     assert len(set(loop.related(chained).tolist())) == 3
     nothing = loop.split(examples, replace(QUICK, held_out=0.0))
     assert [len(part) for part in nothing] == [90, 0]
+
+
+def test_bf16_is_chosen_where_the_processor_computes_in_it():
+    flags = Path("/proc/cpuinfo").read_text().split()
+    wanted = "bf16-mixed" if {"avx512_bf16", "amx_tile"} & set(flags) else "32-true"
+    assert loop.fastest(loop.Settings(precision="auto", accelerator="cpu")) == wanted
+    assert loop.fastest(loop.Settings(precision="bf16-mixed", accelerator="cpu")) == "bf16-mixed"
 
 
 def test_a_blur_is_a_gaussian_of_the_pictures_own_width():
