@@ -30,18 +30,17 @@ def similarity(eyes: Points, alignment: Alignment, width: int, height: int) -> n
     Raises:
         ValueError: the two eyes coincide.
     """
+    # In the complex plane a similarity is one multiplication, and Python's own numbers are faster than small arrays.
     # A fraction f of a side of n pixels is the coordinate f * n - 0.5, since coordinate 0 is a pixel's centre.
-    to = np.array([alignment.left_eye, alignment.right_eye], float) * (width, height) - 0.5
-    source, wanted = eyes[1].astype(float) - eyes[0], to[1] - to[0]
-    distance = float(np.hypot(*source))
-    if distance < 1e-6:
+    to_left, to_right = (
+        complex(x * width - 0.5, y * height - 0.5) for x, y in (alignment.left_eye, alignment.right_eye)
+    )
+    left, right = (complex(x, y) for x, y in eyes.tolist())
+    if abs(right - left) < 1e-6:
         raise ValueError("the two eyes coincide")
-    # In the complex plane a similarity is one multiplication.
-    factor = complex(*wanted) / complex(*source)
-    a, b = factor.real, factor.imag
-    rotation = np.array([[a, -b], [b, a]])
-    shift = to.mean(axis=0) - rotation @ eyes.astype(float).mean(axis=0)
-    return np.hstack([rotation, shift[:, None]])
+    factor = (to_right - to_left) / (right - left)
+    shift = (to_left + to_right) / 2 - factor * (left + right) / 2
+    return np.array([(factor.real, -factor.imag, shift.real), (factor.imag, factor.real, shift.imag)])
 
 
 def align(image: Image, eyes: Points, alignment: Alignment, width: int, height: int, interpolation: str) -> Image:

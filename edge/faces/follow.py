@@ -18,7 +18,7 @@ from edge.bundle import Alignment
 from edge.faces.align import align
 from edge.types import Box, Points
 
-RIGID = {68: (36, 39, 42, 45, 27, 28, 29, 30, 31, 33, 35), 5: (0, 1, 2, 3, 4)}
+RIGID = {68: np.array((36, 39, 42, 45, 27, 28, 29, 30, 31, 33, 35)), 5: np.arange(5)}
 """By number of landmarks, those that move with the head: the eyes' corners and the nose."""
 
 NEEDED = 4
@@ -75,7 +75,7 @@ def motion(before: Grey, now: Grey, points: Points, box: Box) -> Motion | None:
     scale = np.array([one.shape[1] / (right - left), one.shape[0] / (bottom - top)])
     corner = np.array([left, top])
     # Pixel centres: coordinate 0 is the middle of the first pixel, whatever the size.
-    start = ((points[list(RIGID[len(points)])] - corner + 0.5) * scale - 0.5).astype(np.float32)
+    start = ((points[RIGID[len(points)]] - corner + 0.5) * scale - 0.5).astype(np.float32)
     end, found, _ = cv2.calcOpticalFlowPyrLK(one, other, start, np.empty_like(start), winSize=(13, 13), maxLevel=3)
     kept = found[:, 0].astype(bool)
     if kept.sum() < NEEDED:
@@ -140,7 +140,7 @@ def likeness(one: Look, other: Look) -> float:
 def plausible(eyes: Points, box: Box) -> bool:
     """Whether eyes can be those of the face in a box: apart as eyes are, in its upper half, nearly level."""
     across, down = (float(v) for v in eyes[1] - eyes[0])
-    x, y = (float(v) for v in eyes.mean(axis=0))
+    x, y = (float(v) for v in (eyes[0] + eyes[1]) / 2)
     distance = math.hypot(across, down)
     return (
         0.2 * box.width < distance < 0.75 * box.width

@@ -92,7 +92,8 @@ def measure(grey: Grey, points: Points, eyes: Points) -> Quality:
     edges = min(
         float(cv2.meanStdDev(cv2.Sobel(crop, cv2.CV_32F, *order, ksize=1))[1].item()) for order in ((2, 0), (0, 2))
     )
-    along = (eyes[1] - eyes[0]).astype(np.float64)
-    distance = float(np.hypot(*along))
-    off = (points[NOSE[len(points)]] - eyes.mean(axis=0)).astype(np.float64) @ along / distance**2
-    return Quality(distance, float(mean), float(contrast), (edges / max(float(contrast), 1e-6)) ** 2, abs(float(off)))
+    left, right = (complex(x, y) for x, y in eyes.tolist())
+    nose = complex(*points[NOSE[len(points)]].tolist())
+    # The real part of this quotient is how far along the line through the eyes the nose lies, over their distance.
+    off = ((nose - (left + right) / 2) / (right - left)).real
+    return Quality(abs(right - left), float(mean), float(contrast), (edges / max(float(contrast), 1e-6)) ** 2, abs(off))
