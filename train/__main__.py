@@ -22,7 +22,7 @@ from edge.errors import EdgeError, OptionError
 from train.checkpoint import Checkpoint
 from train.cluster import Map, connected
 from train.crossval import crossval
-from train.data import Loaded, Preparation, Source, detect, joined, load_examples, part
+from train.data import Loaded, Preparation, Source, detect, load_examples, part
 from train.datasets import CORPORA
 from train.examples import Examples
 from train.fitting import Fit, predict
@@ -68,9 +68,6 @@ def _parser() -> argparse.ArgumentParser:
             default=[],
             metavar="CHECKPOINT",
             help="an earlier run whose answers are learnt beside the labels (--distil of them); of faces; repeatable",
-        )
-        command.add_argument(
-            "--recut", action="store_true", help="learn finished face crops also as the robot would cut them itself"
         )
         _add_knobs(command, family)
 
@@ -200,6 +197,7 @@ def _preparation(options: argparse.Namespace, recipe: Recipe, spread: Map | None
         flow=options.flow,
         gamma=options.dark_gamma,
         jitter=recipe.jitter,
+        recut=recipe.recut,
         variation=options.variation,
         seed=recipe.seed,
     )
@@ -248,8 +246,6 @@ def _train(options: argparse.Namespace) -> int:
     examples = loaded.examples
     config = replace(config, classes=len(examples.names))
     learn = part(examples, "train") if "train" in examples.splits else examples
-    if options.recut:
-        learn = joined(learn, _recut(learn, family, config, options))
     print(f"{_size(family, config)}; {_counted(learn)} to learn from{_marked(examples)}", flush=True)
     _warn(family, options)
     settings = replace(_settings(options), start=options.start, teachers=tuple(options.teacher))
@@ -261,15 +257,6 @@ def _train(options: argparse.Namespace) -> int:
         figures = summarise(logits, test.labels, test.names, best.temperature)
         print(f"test part: {figures['count']} examples, accuracy {figures['accuracy']:.4f}, ECE {figures['ece']:.4f}")
     return 0
-
-
-def _recut(learn: Examples, family: Family, config: Any, options: argparse.Namespace) -> Examples:
-    specs = family.inputs(config)
-    if [spec.kind for spec in specs] != ["face"] or specs[0].channels != 1 or not learn.originals.all():
-        raise OptionError("--recut is for networks of grey faces, without jitter; leave it out")
-    from train.recut import recut  # needs dlib, which finished crops do not
-
-    return recut(learn, specs[0], options.cache, workers=options.workers)
 
 
 def _crossval(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from edge.bundle import InputSpec
+from edge.errors import OptionError
 from train.cluster import Map
 from train.datasets import PICTURES, CorpusError, find
 from train.examples import Examples
@@ -39,7 +40,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a corpus is made ready. What the robot would do, but for ``gamma`` and ``jitter``."""
+    """How a corpus is made ready. What the robot would do, but for ``gamma``, ``jitter`` and ``recut``."""
 
     cache: Path = Path("runs/cache")
     """Where finished crops and flow images are kept."""
@@ -51,6 +52,8 @@ class Preparation:
     """Brightens dark frames (1.5 in Saurav et al. 2020, for AFEW)."""
     jitter: int = 0
     """Extra crops of each picture with disturbed eye positions, marked as not original (Lopes et al. 2017)."""
+    recut: bool = False
+    """Finished grey crops of the training part come a second time, as the robot would cut them (:mod:`train.recut`)."""
     spread: Map | None = None
     """A ``map`` over a cluster, in the place of this machine's processes."""
     variation: str | None = None
@@ -93,10 +96,16 @@ def load_examples(
     """
     preparation = preparation or Preparation()
     inputs = family.inputs(config)
+    crops = source.corpus in PICTURES and [spec.kind for spec in inputs] == ["face"]
+    if preparation.recut and (source.onsets or not crops or inputs[0].channels != 1):
+        raise OptionError(
+            f"{source.corpus} with {family.name}: recut is for corpora of finished crops and networks of single grey "
+            "faces; leave --recut out"
+        )
     if source.onsets:
         return _onsets(source, root, inputs, preparation)
-    if source.corpus in PICTURES and [spec.kind for spec in inputs] == ["face"]:
-        return _pictures(source, root, inputs[0])
+    if crops:
+        return _pictures(source, root, inputs[0], preparation)
     corpus = find(source.corpus, root, **source.options)
     if source.labels:
         corpus = corpus.only(source.labels)
@@ -155,7 +164,7 @@ def detect(root: Path) -> str:
     return "fer2013" if names & {"train.npz", "fer2013.csv", "icml_face_data.csv"} or not names else "manifest"
 
 
-def _pictures(source: Source, root: Path, spec: InputSpec) -> Loaded:
+def _pictures(source: Source, root: Path, spec: InputSpec, preparation: Preparation) -> Loaded:
     """Finished crops: both parts of the corpus, where both are there."""
     load = PICTURES[source.corpus]
     examples = load(root, "train")
@@ -163,7 +172,15 @@ def _pictures(source: Source, root: Path, spec: InputSpec) -> Loaded:
         with contextlib.suppress(CorpusError):  # a training part alone is enough to learn from
             examples = joined(examples, load(root, "test"))
     examples = _only(fitted(examples, spec), source.labels)
-    return Loaded(examples, f"{source.corpus}: {len(examples):,} face crops in {root}", {})
+    report = f"{source.corpus}: {len(examples):,} face crops in {root}"
+    if preparation.recut:
+        from train.recut import recut  # needs dlib, which finished crops do not
+
+        learn = part(examples, "train")
+        copies = recut(learn, spec, preparation.cache, workers=preparation.workers)
+        examples = joined(examples, copies)
+        report += f"\n  {len(copies):,} of {len(learn):,} to learn from are there as the robot would cut them too"
+    return Loaded(examples, report, {})
 
 
 def joined(first: Examples, second: Examples) -> Examples:

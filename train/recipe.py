@@ -59,6 +59,8 @@ class Recipe:
     """Half of the pictures get noise; its standard deviation, in grey levels, is uniform from 0 to this."""
     jitter: int = 0
     """Extra crops of each training picture, with the eyes' positions disturbed (Lopes et al. 2017)."""
+    recut: bool = False
+    """Finished grey crops of the training part are learnt also as the robot would cut them (:mod:`train.recut`)."""
     held_out: float = 0.05
     """Share of the training part that is kept out for model selection and calibration."""
     seed: int = 0

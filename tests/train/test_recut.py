@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.preprocess import face_crop
-from train import loop
+from train import checkpoint, loop
 from train.__main__ import main
 from train.datasets.errors import CorpusError
 from train.examples import faces
@@ -108,7 +108,10 @@ def test_on_the_command_line(crops, tmp_path, capsys):
     small = ["--variant", "baseline", "--hidden", "8", "--epochs", "1", "--batch", "16", "--jitter", "0"]
     options = ["cspp", "--data", str(data), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), *small]
     assert main([*options, "--recut", "--workers", "1"]) == 0
-    assert "copies cut otherwise (--jitter, --recut)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "to learn from are there as the robot would cut them too" in out
+    assert "copies cut otherwise (--jitter, --recut)" in out
+    assert checkpoint.load(tmp_path / "out" / "best.pt").recipe["recut"] is True, "a bundle says how it was made"
     wrong = ["conv_lstm", "--onsets", "--data", str(data), "--out", str(tmp_path / "other")]
     assert main([*wrong, "--recut", "--epochs", "1"]) == 2
-    assert "--recut is for networks of grey faces" in capsys.readouterr().err
+    assert "recut is for corpora of finished crops and networks of single grey faces" in capsys.readouterr().err

@@ -64,7 +64,7 @@ FAMILIES: dict[str, Family] = {
                 erase=0.15,
             ),
             # Its third, from the second one's: that had 87% of its pictures by heart, so they come blurred and noisy,
-            # mixed, and cut by the robot besides (--recut), which makes an epoch 1.7 times as long.
+            # mixed, and cut by the robot besides, which makes an epoch 1.7 times as long.
             "face-further": replace(
                 _FACE,
                 optimizer="sgd",
@@ -80,6 +80,7 @@ FAMILIES: dict[str, Family] = {
                 erase=0.2,
                 blur=1.2,
                 noise=10.0,
+                recut=True,
             ),
             "fer2013": replace(_FACE, learning_rate=0.003, epochs=50, mixup=0.0, gamma=0.4, erase=0.3),
         },
