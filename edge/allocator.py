@@ -2,7 +2,7 @@
 
 glibc keeps what a thread frees for that thread's own later use. A camera that comes and goes leaves, with each of its
 threads and each size of its pictures, room behind that the next one may not fit into: over an hour of faults a robot's
-process grew by tens of megabytes that held nothing (docs/soak.md).
+process grew by ten megabytes that held nothing (docs/soak.md).
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def _crops(where: Path, manifest: Manifest, seed: int) -> Gathered:
 
 def _unseen(faces: Examples, manifest: Manifest) -> set[int]:
     """Places of the faces that the network's own run held out of learning; none where it learnt from another corpus."""
-    if manifest.data.get("corpus") != faces.corpus:
+    if manifest.data.get("corpus") != faces.corpus or not manifest.data.get("recipe"):
         return set()
     known = {entry.name for entry in fields(Recipe)}
     recipe = Recipe(**{name: value for name, value in manifest.data["recipe"].items() if name in known})

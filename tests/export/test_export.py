@@ -1,6 +1,7 @@
 """What was trained is what runs: a checkpoint becomes a verified bundle, or nothing at all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from export.__main__ import main
 from export.errors import ExportError
 from export.lower import Part, lower
 from export.to_onnx import to_onnx
-from train import checkpoint, loop
+from train import batches, checkpoint, loop
 from train.datasets import PICTURES
 from train.models import FAMILIES, cspp
 from train.recipe import Recipe
@@ -149,6 +150,30 @@ def test_the_shipped_bundle_gives_its_own_numbers(shared):
         assert abs(figures[name]["accuracy"] - figures["fp32"]["accuracy"]) <= 0.005
         claimed = bundle.manifest.metrics["precisions"][name]
         assert figures[name]["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
+
+
+def test_int8_is_judged_on_faces_that_the_run_held_out(trained, exported, toy_corpus, monkeypatch):
+    from export import faces
+
+    def keys(tensors):
+        return {one["face"].tobytes() for one in tensors}
+
+    manifest, run = Bundle.open(exported).manifest, checkpoint.load(trained)
+    everyone = PICTURES["fer2013"](toy_corpus, "train")
+    learn, held_out = loop.split(everyone, Recipe(**run.recipe))
+    seen, unseen = (
+        {row.tobytes() for row in batches.tensors(part, np.arange(len(part)), run.inputs)["face"].numpy()[:, None]}
+        for part in (learn, held_out)
+    )
+    few = faces.gather(toy_corpus, manifest)
+    assert keys(few.fitting) <= seen
+    assert keys(few.judging) & seen, "seventy can't judge alone"
+    monkeypatch.setattr(faces, "ENOUGH", 10)
+    gathered = faces.gather(toy_corpus, manifest)
+    assert keys(gathered.judging) == unseen
+    assert keys(gathered.fitting) <= seen
+    elsewhere = replace(manifest, data={**manifest.data, "corpus": "another"})
+    assert keys(faces.gather(toy_corpus, elsewhere).fitting) & unseen, "another corpus' run held nothing of this out"
 
 
 def test_the_kept_checkpoint_is_the_shipped_bundles():
