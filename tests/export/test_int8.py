@@ -1,6 +1,7 @@
 """INT8 in the graph: what TensorRT asks of Q and DQ, the same integers for the CPU, and answers like those of fp32."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -27,6 +28,10 @@ from train.models import FAMILIES, conv_lstm, dam_cnn, emotional_vlan
 
 SMALL = Rules(least=4)
 """For networks that are narrow because they are tests."""
+
+FLAGS = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
+WIDE_SUMS = bool({"avx512_vnni", "avx_vnni", "asimddp"} & FLAGS)
+"""Whether this processor adds products of eight bits in 32 bits."""
 
 
 def session_of(model, optimised=True):
@@ -305,7 +310,11 @@ def test_still_pictures_through_vgg_and_alexnet():
         wanted = answers(model, samples)
         assert np.linalg.norm(answers(quantised, samples) - wanted) < 0.1 * np.linalg.norm(wanted)
         cpu = for_cpu(to_int8(model, ranges))
-        assert np.linalg.norm(answers(cpu, samples) - wanted) < 0.1 * np.linalg.norm(wanted)
+        assert np.linalg.norm(answers(cpu, samples, optimised=False) - wanted) < 0.1 * np.linalg.norm(wanted)
+        # Without VNNI the kernels' sums of two products stop at 16 bits, which noise reaches where a layer reads signed
+        # values, the first: 0.125 on a Zen 3 (docs/export.md). Faces don't, see the shipped bundle's own numbers.
+        bound = 0.1 if WIDE_SUMS else 0.15
+        assert np.linalg.norm(answers(cpu, samples) - wanted) < bound * np.linalg.norm(wanted)
 
 
 def test_evening_out_the_channels_changes_nothing_in_fp32(face, golden):
