@@ -16,7 +16,7 @@ from edge.bundle import Bundle, write
 from edge.engine.onnxruntime import OnnxRuntimeEngine
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
-from edge.faces.watch import RARER
+from edge.faces.watch import LARGE, RARER
 from edge.pipeline import Pipeline
 from edge.smooth import Smoothing, softmax
 from edge.synthetic import SyntheticSource
@@ -132,8 +132,10 @@ def test_the_whole_frame_is_searched_more_rarely():
     face = [frame.image for frame in frames(90)]
     often, rarely = searched(face, ()), searched(face, LADDER[:1])
     whole = 240 * 320
-    assert often[1] // whole == 2 + math.floor(88 * 0.04 / 0.4)
-    assert rarely[1] // whole == 2 + math.floor(88 * 0.04 / (RARER * 0.4))
+    for pixels, apart in ((often[1], 0.4), (rarely[1], RARER * 0.4)):
+        searches = 1 + math.floor(88 * 0.04 / apart)
+        # The first frame, then large faces and all faces by turns.
+        assert pixels == whole * (1 + sum(1 / LARGE[turn % len(LARGE)] ** 2 for turn in range(searches)))
 
 
 def test_a_face_is_followed_for_longer():

@@ -7,7 +7,7 @@ import pytest
 from edge.faces.changes import CELL, EVERY, Changes
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
-from edge.faces.watch import LOOK_AROUND_NS, Watcher
+from edge.faces.watch import LARGE, LOOK_AROUND_NS, Watcher
 from edge.types import Box
 
 FRAME_NS = 40_000_000
@@ -26,12 +26,13 @@ def portrait_grey(portrait):
 def scene(portrait_grey):
     """A grey room, 640x360, with a face at the left; the same face may come up at the right."""
 
-    def paint(second=False, seed=0, shift=0):
+    def paint(second=False, seed=0, shift=0, side=200):
         picture = np.full((360, 640), 120, np.uint8)
         face = portrait_grey[20:220, 120:320]
         picture[60:260, 40 + shift : 240 + shift] = face
         if second:
-            picture[90:290, 420:620] = face[:, ::-1]
+            shrunk = cv2.resize(face[:, ::-1], (side, side), interpolation=cv2.INTER_AREA)
+            picture[90 : 90 + side, 620 - side : 620] = shrunk
         return noisy(picture, seed)
 
     return paint
@@ -78,17 +79,29 @@ def test_another_size_or_having_forgotten_searches_all(scene):
     assert changes.region(scene()[:300], []) == Box(0, 0, 640, 300)
 
 
-def test_a_newcomer_in_a_still_room_shows_in_time_and_costs_a_part(scene):
-    watcher, there = Watcher(FaceDetector(), Landmarks("5")), []
-    for index in range(60):
-        watcher.look(scene(second=index >= 33, seed=index), index * FRAME_NS)
+@pytest.mark.parametrize(
+    ("side", "turns"), [pytest.param(265, 2, id="a large face"), pytest.param(110, 3, id="a small face")]
+)
+@pytest.mark.parametrize("first", range(30, 50, 4))
+def test_a_newcomer_in_a_still_room_shows_in_time(scene, side, turns, first):
+    """Whenever it comes up: searches for large faces alone alternate with those for all."""
+    detector = FaceDetector()
+    (newcomer,) = (one for one in detector.find(scene(second=True, side=side)) if one.box.x > 300)
+    assert (newcomer.box.width >= LARGE[0] * detector.min_face) == (turns == 2)
+    watcher, there = Watcher(detector, Landmarks("5")), []
+    for index in range(first + 40):
+        watcher.look(scene(second=index >= first, seed=index, side=side), index * FRAME_NS)
         there.append(sum(one.eyes is not None for one in watcher._sightings(index * FRAME_NS)))
-    assert there[32] == 1
-    assert there.index(2) - 33 <= 2 * LOOK_AROUND_NS / FRAME_NS
+    assert there[first - 1] == 1
+    assert there.index(2) - first <= turns * LOOK_AROUND_NS / FRAME_NS
+
+
+def test_a_still_room_costs_a_part(scene):
     still = Watcher(FaceDetector(), Landmarks("5"))
-    for index in range(60):
+    for index in range(110):
         still.look(scene(seed=index), index * FRAME_NS)
-    searches = 60 * FRAME_NS // LOOK_AROUND_NS
+    searches = 110 * FRAME_NS // LOOK_AROUND_NS
     whole = 853 * 480
-    # The first frame, and the whole picture once in EVERY searches; the first of those has nothing to compare with.
-    assert still.searched[1] < whole * (1 + 1 + 1 + searches // EVERY)
+    # The first frame; of each kind of search the first, which has nothing to compare with, and one in EVERY.
+    share = sum(1 / times**2 for times in LARGE)
+    assert still.searched[1] < 1.01 * whole * (1 + share * (1 + searches // len(LARGE) // EVERY))
