@@ -19,7 +19,9 @@ def for_cpu(model: onnx.ModelProto, sums: Ranges | None = None) -> onnx.ModelPro
     - A convolution whose result goes through a ReLU (and ``COMMUTES``) to a quantisation gets that quantisation
       directly behind it, which makes it one integer kernel, and pools behind it work on integers.
     - After a ReLU no value is negative: unsigned eight bits with zero-point 0 clip at 0 on their own, and a Clip at 127
-      does what signed ones do. Products of such values also never overflow on CPUs without VNNI.
+      does what signed ones do.
+    - CPUs without VNNI add two products in 16 bits. Values up to 127 never overflow those; a layer that reads signed
+      ones, which its kernel shifts to 0..255, gets its weights in seven bits.
     - A fully connected layer with a float32 result is summed in integers and scaled afterwards: ONNX Runtime 1.31 and
       1.23 don't fuse one that another float32 layer follows.
     - A residual sum that is quantised next adds eight bits to eight: TensorRT adds the convolution's own sums, for
@@ -167,6 +169,8 @@ class _ForCPU:
             if node.op_type != "Conv" and node.name not in self._early:
                 self._write_integer(node, copy.output[0])
                 return
+            if self._reads_signed(node):
+                self._narrow_weight(node, copy)
             self._add_bias(node, copy)
         self._nodes.append(copy)
         if node.name in self._early:
@@ -206,11 +210,11 @@ class _ForCPU:
 
     def _write_integer(self, node: onnx.NodeProto, output: str) -> None:
         """A fully connected layer with a float32 result: summed as integers, then scaled."""
-        activation, weight = self._sources(node)
+        activation, _ = self._sources(node)
         integers = self._renamed.get(activation.input[0], activation.input[0])
         zero = self._zeros.get(activation.input[0], activation.input[2])
         step, tag = self._step(node), f"{node.name}_summed"
-        matrix = numpy_helper.to_array(self._constants[weight.input[0]])
+        matrix, _ = self._weight(node)
         if output_axis(node) == 0:
             matrix = np.ascontiguousarray(matrix.T)
         self._made[f"{tag}_weight"] = numpy_helper.from_array(matrix, f"{tag}_weight")
@@ -229,10 +233,36 @@ class _ForCPU:
         """The nodes that dequantise a layer's activation and weight."""
         return self._makers[node.input[0]], self._makers[node.input[1]]
 
+    def _reads_signed(self, node: onnx.NodeProto) -> bool:
+        """Whether a layer's activation is not in 0..127 here."""
+        activation, _ = self._sources(node)
+        return self._zeros.get(activation.input[0]) != "uint8_zero"
+
+    def _weight(self, node: onnx.NodeProto) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+        """A layer's integers and their scale."""
+        _, weight = self._sources(node)
+        integers, scale = (numpy_helper.to_array(self._constants[name]) for name in weight.input[:2])
+        if self._reads_signed(node):
+            integers, scale = np.rint(integers / 2), scale * 2
+        return integers.astype(np.int8), np.asarray(scale, np.float32)
+
+    def _narrow_weight(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
+        _, old = self._sources(node)
+        tag = f"{node.name}_narrow"
+        parts = [f"{tag}_int8", f"{tag}_scale", *old.input[2:]]
+        for name, value in zip(parts, self._weight(node), strict=False):
+            self._made[name] = numpy_helper.from_array(value, name)
+        new = helper.make_node("DequantizeLinear", parts, [f"{tag}_dequantised"], name=f"{tag}_dequantise")
+        new.attribute.extend(old.attribute)
+        self._nodes.append(new)
+        copy.input[1] = new.output[0]
+
     def _step(self, node: onnx.NodeProto) -> npt.NDArray[np.float32]:
         """What one unit of a layer's integer sums is worth, by output channel."""
-        activation, weight = (numpy_helper.to_array(self._constants[one.input[1]]) for one in self._sources(node))
-        return np.asarray(activation * weight, np.float32)
+        activation, _ = self._sources(node)
+        return np.asarray(
+            numpy_helper.to_array(self._constants[activation.input[1]]) * self._weight(node)[1], np.float32
+        )
 
     def _add_bias(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
         if len(node.input) < 3 or node.input[2] not in self._constants:

@@ -16,9 +16,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import tempfile
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -45,6 +42,7 @@ from edge.flow import flow as motion
 from edge.preprocess import crop_specs, face_crop
 from edge.source import DEFAULT_FPS, check_frame, read_picture
 from edge.types import Box, Frame, Image, Points
+from train.arrays import read_arrays, write_arrays
 from train.cluster import Map
 from train.datasets.errors import CorpusError
 from train.datasets.samples import Corpus, Sample, Skipped
@@ -661,29 +659,16 @@ def _contents(files: Sequence[Path]) -> bytes:
     return hashlib.sha256(each).digest()
 
 
-def write_arrays(file: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
-    """Write whole or not at all, so that a run may be killed at any time."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", suffix=".part", delete=False) as stream:
-        try:
-            np.savez(stream, allow_pickle=False, **dict(arrays))
-            stream.close()
-            os.replace(stream.name, file)
-        except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
-            raise
-
-
 def _load(file: Path, plan: _Plan) -> dict[str, Pixels] | str | None:
-    """The cached arrays, or why there are none, or None where the file is missing or damaged."""
-    try:
-        # Opened here, since np.load leaves a damaged file open.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            if stored.files == ["why"]:
-                return str(stored["why"])
-            arrays = {spec.name: stored[spec.name] for spec in plan.inputs}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    """The cached arrays, or why there are none, or None where the file is missing, damaged or of other arrays."""
+    stored = read_arrays(file)
+    if stored is None:
         return None
+    if list(stored) == ["why"]:
+        return str(stored["why"])
+    if not all(spec.name in stored for spec in plan.inputs):
+        return None
+    arrays = {spec.name: np.asarray(stored[spec.name]) for spec in plan.inputs}
     whole = all(arrays[s.name].dtype == np.uint8 and arrays[s.name].shape[1:] == _shape(s) for s in plan.inputs)
     return arrays if whole and len({len(array) for array in arrays.values()}) == 1 else None
 

@@ -10,8 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import zipfile
-import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -27,9 +25,10 @@ from edge.bundle import InputSpec
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.preprocess import face_crop
+from train.arrays import read_arrays, write_arrays
 from train.datasets.errors import CorpusError
 from train.examples import Examples
-from train.prepare import MIN_FACE, write_arrays
+from train.prepare import MIN_FACE
 
 ENLARGED = 3
 """A crop of 48 pixels becomes a face of 144, large enough for the detector."""
@@ -65,29 +64,20 @@ def recut(examples: Examples, spec: InputSpec, cache: Path, *, workers: int = 0,
     pixels = examples.arrays[spec.name]
     how = json.dumps([VERSION, ENLARGED, GREY, MIN_FACE, asdict(spec)]).encode()
     file = cache / f"recut-{hashlib.sha256(how + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:32]}.npz"
-    kept = _read(file)
-    if kept is None:
+    kept = read_arrays(file)
+    if kept is None or set(kept) != {"found", "crops"}:
         cut = _cut(pixels, spec, workers or len(os.sched_getaffinity(0)), progress)
         found = np.flatnonzero([one is not None for one in cut])
         those = [one for one in cut if one is not None]
-        kept = found, np.stack(those) if those else pixels[:0]
-        write_arrays(file, {"found": kept[0], "crops": kept[1]})
-    found, crops = kept
+        kept = {"found": found, "crops": np.stack(those) if those else pixels[:0]}
+        write_arrays(file, kept)
+    found, crops = np.asarray(kept["found"], np.int64), np.asarray(kept["crops"], np.uint8)
     if not len(found):
         raise CorpusError(
             f"{examples.corpus}: one face is found in none of {len(pixels):,} crops; expected crops of frontal faces; "
             "leave --recut out"
         )
     return replace(examples.subset(found), arrays={spec.name: crops}, originals=np.zeros(len(found), bool))
-
-
-def _read(file: Path) -> tuple[npt.NDArray[np.int64], Pixels] | None:
-    """Places of the pictures with a face, and their crops; None where the file is missing or damaged."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return stored["found"], stored["crops"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
 
 
 def _cut(pixels: Pixels, spec: InputSpec, workers: int, progress: bool) -> list[Pixels | None]:

@@ -148,8 +148,13 @@ def test_the_shipped_bundle_gives_its_own_numbers(shared):
     for name, bound in (("fp16", 0.999), ("int8", 0.985)):
         assert figures[name]["agreement"] >= bound
         assert abs(figures[name]["accuracy"] - figures["fp32"]["accuracy"]) <= 0.005
+    for name, one in figures.items():
         claimed = bundle.manifest.metrics["precisions"][name]
-        assert figures[name]["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
+        assert one["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
+        low, high = one["interval"]
+        assert low < one["accuracy"] < high
+        assert 0.02 < high - low < 0.05
+        assert one["covered"] > one["accuracy"] + 0.04
 
 
 def test_int8_is_judged_on_faces_that_the_run_held_out(trained, exported, toy_corpus, monkeypatch):
