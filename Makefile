@@ -69,7 +69,13 @@ train-face: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/python -m train cspp --recipe face-again --variant residual --hidden 64 --dropout 0.2 \
 		--start runs/face/best.pt --teacher runs/face/best.pt \
 		--precision auto --data $(FER2013) --out runs/face-again --resume
-	$(DESKTOP)/bin/python -m export runs/face-again/best.pt --out runs/face/bundle --name face \
+	$(DESKTOP)/bin/python -m train cspp --recipe face-further --variant residual --hidden 64 --dropout 0.2 \
+		--start runs/face-again/best.pt --teacher runs/face-again/best.pt \
+		--precision auto --data $(FER2013) --out runs/face-further --resume
+	$(DESKTOP)/bin/python -m train cspp --recipe face-last --variant residual --hidden 64 --dropout 0.2 \
+		--start runs/face-further/best.pt --teacher runs/face-again/best.pt --teacher runs/face-further/best.pt \
+		--precision auto --data $(FER2013) --out runs/face-last --resume
+	$(DESKTOP)/bin/python -m export runs/face-last/best.pt --out runs/face/bundle --name face \
 		--precisions fp32,fp16,int8 --calibrate $(FER2013) --evaluate $(FER2013) --card
 	$(DESKTOP)/bin/edge check runs/face/bundle
 

@@ -132,11 +132,7 @@ def test_a_graph_that_is_not_the_network_is_refused(trained, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_the_shipped_bundle_gives_its_own_numbers(shared):
-    """Through edge's preprocessing and engines, on PublicTest; INT8 costs half a point and changes 1.5 labels in 100.
-
-    The default bundles before this one kept 99 in a hundred; this one changes 1.1, with residual sums in floats too. It
-    was made when INT8 was still judged on pictures that the network knew.
-    """
+    """Through edge's preprocessing and engines, on PublicTest; INT8 costs half a point and changes one label in 100."""
     from export.accuracy import measure
 
     bundle = Bundle.open()
@@ -145,7 +141,7 @@ def test_the_shipped_bundle_gives_its_own_numbers(shared):
     claimed = bundle.manifest.metrics["fer2013 test part"]
     assert figures["fp32"]["accuracy"] == pytest.approx(claimed["accuracy"], abs=0.002)
     assert figures["fp32"]["accuracy"] >= 0.67
-    for name, bound in (("fp16", 0.999), ("int8", 0.985)):
+    for name, bound in (("fp16", 0.999), ("int8", 0.99)):
         assert figures[name]["agreement"] >= bound
         assert abs(figures[name]["accuracy"] - figures["fp32"]["accuracy"]) <= 0.005
     for name, one in figures.items():
@@ -185,7 +181,7 @@ def test_the_kept_checkpoint_is_the_shipped_bundles():
     """What a researcher starts from is what the robot runs."""
     stored, bundle = checkpoint.load(Path(train.__file__).parent / "checkpoints" / "face.pt"), Bundle.open()
     assert stored.temperature == pytest.approx(bundle.manifest.temperature, abs=1e-6)
-    assert stored.recipe == checkpoint.plain(FAMILIES["cspp"].recipes["face-again"])
+    assert stored.recipe == checkpoint.plain(FAMILIES["cspp"].recipes["face-last"])
     (spec,) = bundle.manifest.inputs
     face = np.random.default_rng(0).normal(size=(1, 1, spec.height, spec.width)).astype(np.float32)
     with torch.inference_mode():

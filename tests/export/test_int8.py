@@ -185,7 +185,7 @@ def test_one_pair_serves_all_readers_and_concat_shares_a_scale():
             self.last = torch.nn.Conv2d(8, 4, 3)
 
         def forward(self, x):
-            stem = torch.relu(self.first(x))
+            stem = torch.relu(self.first(torch.relu(x)))  # signed values would have seven bits on the CPU
             left, right = torch.relu(self.second(stem)), torch.relu(self.third(stem) * 9)
             return self.last(torch.cat([left, right], 1)).flatten(1)
 
@@ -211,7 +211,7 @@ def test_the_identity_branch_of_a_residual_sum_is_quantised():
             self.stem, self.inner, self.deep, self.last = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
 
         def forward(self, x):
-            stem = torch.relu(self.stem(x))
+            stem = torch.relu(self.stem(torch.relu(x)))  # signed values would have seven bits on the CPU
             sum_ = torch.relu(stem + self.deep(torch.relu(self.inner(stem))))
             return self.last(sum_).flatten(1)
 
