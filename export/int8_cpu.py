@@ -250,8 +250,9 @@ class _ForCPU:
         _, old = self._sources(node)
         tag = f"{node.name}_narrow"
         parts = [f"{tag}_int8", f"{tag}_scale", *old.input[2:]]
-        for name, value in zip(parts, self._weight(node), strict=False):
-            self._made[name] = numpy_helper.from_array(value, name)
+        integers, scale = self._weight(node)
+        self._made[parts[0]] = numpy_helper.from_array(integers, parts[0])
+        self._made[parts[1]] = numpy_helper.from_array(scale, parts[1])
         new = helper.make_node("DequantizeLinear", parts, [f"{tag}_dequantised"], name=f"{tag}_dequantise")
         new.attribute.extend(old.attribute)
         self._nodes.append(new)
