@@ -214,7 +214,7 @@ class _ForCPU:
         integers = self._renamed.get(activation.input[0], activation.input[0])
         zero = self._zeros.get(activation.input[0], activation.input[2])
         step, tag = self._step(node), f"{node.name}_summed"
-        matrix, _ = self._weight(node)
+        matrix = self._integers_of(node)
         if output_axis(node) == 0:
             matrix = np.ascontiguousarray(matrix.T)
         self._made[f"{tag}_weight"] = numpy_helper.from_array(matrix, f"{tag}_weight")
@@ -238,21 +238,24 @@ class _ForCPU:
         activation, _ = self._sources(node)
         return self._zeros.get(activation.input[0]) != "uint8_zero"
 
-    def _weight(self, node: onnx.NodeProto) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-        """A layer's integers and their scale."""
+    def _integers_of(self, node: onnx.NodeProto) -> npt.NDArray[np.int8]:
+        """A layer's weight."""
         _, weight = self._sources(node)
-        integers, scale = (numpy_helper.to_array(self._constants[name]) for name in weight.input[:2])
-        if self._reads_signed(node):
-            integers, scale = np.rint(integers / 2), scale * 2
-        return integers.astype(np.int8), np.asarray(scale, np.float32)
+        integers = numpy_helper.to_array(self._constants[weight.input[0]])
+        return np.rint(integers / 2).astype(np.int8) if self._reads_signed(node) else integers
+
+    def _scale_of(self, node: onnx.NodeProto) -> npt.NDArray[np.float32]:
+        """What one unit of a layer's weight is worth, by output channel."""
+        _, weight = self._sources(node)
+        scale = numpy_helper.to_array(self._constants[weight.input[1]])
+        return np.asarray(scale * 2 if self._reads_signed(node) else scale, np.float32)
 
     def _narrow_weight(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
         _, old = self._sources(node)
         tag = f"{node.name}_narrow"
         parts = [f"{tag}_int8", f"{tag}_scale", *old.input[2:]]
-        integers, scale = self._weight(node)
-        self._made[parts[0]] = numpy_helper.from_array(integers, parts[0])
-        self._made[parts[1]] = numpy_helper.from_array(scale, parts[1])
+        self._made[parts[0]] = numpy_helper.from_array(self._integers_of(node), parts[0])
+        self._made[parts[1]] = numpy_helper.from_array(self._scale_of(node), parts[1])
         new = helper.make_node("DequantizeLinear", parts, [f"{tag}_dequantised"], name=f"{tag}_dequantise")
         new.attribute.extend(old.attribute)
         self._nodes.append(new)
@@ -261,9 +264,8 @@ class _ForCPU:
     def _step(self, node: onnx.NodeProto) -> npt.NDArray[np.float32]:
         """What one unit of a layer's integer sums is worth, by output channel."""
         activation, _ = self._sources(node)
-        return np.asarray(
-            numpy_helper.to_array(self._constants[activation.input[1]]) * self._weight(node)[1], np.float32
-        )
+        scale = numpy_helper.to_array(self._constants[activation.input[1]])
+        return np.asarray(scale * self._scale_of(node), np.float32)
 
     def _add_bias(self, node: onnx.NodeProto, copy: onnx.NodeProto) -> None:
         if len(node.input) < 3 or node.input[2] not in self._constants:
