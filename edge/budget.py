@@ -28,7 +28,7 @@ LADDER = (SEARCH_RARELY, FOLLOW_LONGER, READ_HALF, READ_QUARTER)
 
 ``search_rarely``: new faces are sought three times more rarely (:data:`edge.faces.watch.RARER`), be somebody known or
 not. A new face shows later; those that are known are followed as ever. ``follow_longer``: the detector looks at a known
-face, and its landmarks are fitted, in every sixth frame in place of every third. ``read_half``, ``read_quarter``: the
+face, and its landmarks are fitted, in every ninth frame in place of every sixth. ``read_half``, ``read_quarter``: the
 network reads a known face in every second or fourth frame alone; between, what was said stands. Not for a bundle that
 sees windows: its frames must come at its own rate, and what it makes of them holds its motion too. ``spare``, where a
 spare bundle was given, comes last: that one reads the faces.

@@ -26,7 +26,7 @@ from edge.faces.landmarks import Landmarks
 from edge.faces.quality import Limits, measure
 from edge.faces.watch import Apart, Sighting, Watcher
 from edge.smooth import Smoother, Smoothing
-from edge.types import Face, FaceState, Frame, Result, Tensor
+from edge.types import Face, FaceState, Frame, Image, Result, Tensor
 from edge.window import Crops, Cutter, Windows
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Seen:
     """From a recording without pictures: by id, of the faces that are there, what the engine was given."""
     degraded: tuple[str, ...] = ()
     """The steps of :mod:`edge.budget` that this frame is done with."""
+    grey: Image | None = None
+    """The frame's picture in grey, (H, W)."""
 
 
 class Pipeline:
@@ -166,8 +168,8 @@ class Pipeline:
         found = self._clock()
         problems: dict[int, tuple[str, ...]] = {}
         for one in sightings:
-            if one.points is not None and one.eyes is not None:
-                wrong = measure(grey, one.points, one.eyes).problems(self._limits)
+            if one.points is not None and one.eyes is not None and one.picture is not None:
+                wrong = measure(one.picture, one.points, one.eyes).problems(self._limits)
                 late = frame.captured_ns - one.confirmed_ns > UNCONFIRMED_NS
                 problems[one.id] = (*wrong, "unconfirmed") if late else wrong
         marking = self.watcher.marking_ns
@@ -177,6 +179,7 @@ class Pipeline:
             problems,
             {"detect": found - begun - marking, "landmarks": self._clock() - found + marking},
             degraded=degraded,
+            grey=grey,
         )
         if self._recorder is not None:
             self._recorder.looked(frame, degraded)
@@ -244,7 +247,7 @@ class Pipeline:
         if seen.kept is not None:
             return seen.kept[one.id] or {}
         assert one.eyes is not None
-        return windows.cutter.cut(seen.frame.image, one.eyes)
+        return windows.cutter.cut(seen.frame.image, one.eyes, seen.grey)
 
     def _face(self, one: Sighting, logits: np.ndarray | None, problems: tuple[str, ...], now: int) -> Face:
         said = self._smoother.update(one.id, logits, now, HARDLY if problems else 1.0)

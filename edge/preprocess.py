@@ -22,7 +22,8 @@ def face_crop(image: Image, eyes: Points, spec: InputSpec) -> Image:
     """The aligned crop in the input's colour and size.
 
     Args:
-        image: BGR uint8 (H, W, 3).
+        image: BGR uint8 (H, W, 3); for a ``grey`` input (H, W) as well, whose crop is the same but for rounding and
+            takes a third of the time.
         eyes: float32 (2, 2), the eye on the picture's left and the one on its right, x then y in pixels.
         spec: the bundle's input.
 
@@ -30,6 +31,8 @@ def face_crop(image: Image, eyes: Points, spec: InputSpec) -> Image:
         uint8 (height, width) for ``grey``, else (height, width, 3).
     """
     crop = align(image, eyes, spec.alignment, spec.width, spec.height, spec.interpolation)
+    if spec.colour == "grey" and crop.ndim == 2:
+        return crop
     if spec.colour == "grey":
         return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), np.uint8)
     if spec.colour == "rgb":

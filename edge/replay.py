@@ -122,7 +122,9 @@ class Recording:
             sightings, problems, kept = [], {}, {}
             for face in entry.contents["faces"]:
                 number, box = int(face["id"]), Box(*map(float, face["box"]))
-                sightings.append(Sighting(number, box, None, None, int(face["seen_ns"]), int(face["confirmed_ns"])))
+                sightings.append(
+                    Sighting(number, box, None, None, None, int(face["seen_ns"]), int(face["confirmed_ns"]))
+                )
                 if face["problems"] is not None:
                     problems[number] = tuple(str(one) for one in face["problems"])
                     given = face["tensors"]

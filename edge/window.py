@@ -46,14 +46,18 @@ class Cutter:
         facts = dict(manifest.flow or {})
         self._method = named(facts.pop("name"), **facts) if facts else None
 
-    def cut(self, image: Image, eyes: Points) -> Crops:
+    def cut(self, image: Image, eyes: Points, grey: Image | None = None) -> Crops:
         """The crops of one face in one frame.
 
         Args:
             image: BGR uint8 (H, W, 3).
             eyes: float32 (2, 2), see :func:`edge.preprocess.face_crop`.
+            grey: the same in grey, (H, W), where somebody has it already.
         """
-        return {name: face_crop(image, eyes, spec) for name, spec in self._cut.items()}
+        return {
+            name: face_crop(image if grey is None or spec.colour != "grey" else grey, eyes, spec)
+            for name, spec in self._cut.items()
+        }
 
     def tensors(self, crops: Crops, before: Crops | None) -> dict[str, Tensor]:
         """One image for each input, (1, C, H, W); with a flow, the motion since the crops ``before``."""
@@ -122,14 +126,14 @@ class GpuCutter(Cutter):
         self._engine = engine
         self._inner = DeviceCutter(device, self._specs, self._cut, self._method, targets)
 
-    def cut(self, image: Image, eyes: Points) -> Any:
+    def cut(self, image: Image, eyes: Points, grey: Image | None = None) -> Any:
         """See :meth:`Cutter.cut`."""
         if self._engine.targets() is not None:
             try:
                 return self._inner.cut(image, eyes)
             except BackendError as error:
                 self._engine.failed(error)
-        return super().cut(image, eyes)
+        return super().cut(image, eyes, grey)
 
     def tensors(self, crops: Any, before: Any) -> Any:
         """See :meth:`Cutter.tensors`."""

@@ -72,10 +72,12 @@ class _Remembering(FaceDetector):
 
     _last: tuple[npt.NDArray[np.uint8], list[Detection]] | None = None
 
-    def find(self, grey: npt.NDArray[np.uint8], region: Box | None = None, times: int = 1) -> list[Detection]:
+    def find(
+        self, grey: npt.NDArray[np.uint8], region: Box | None = None, times: int = 1, filter: int | None = None
+    ) -> list[Detection]:
         """As the base class."""
-        if region is not None or times != 1:
-            return super().find(grey, region, times)
+        if (region, times, filter) != (None, 1, None):
+            return super().find(grey, region, times, filter)
         if self._last is None or not np.array_equal(self._last[0], grey):
             self._last = grey, super().find(grey)
         return self._last[1]

@@ -56,10 +56,23 @@ def tensors(
     return given
 
 
-def epoch_order(count: int, batch: int, seed: int) -> list[torch.Tensor]:
-    """The shuffled places of one epoch, batch by batch; a rest that fills no batch waits for another epoch."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return [order[step * batch : (step + 1) * batch] for step in range(max(1, count // batch))]
+def epoch_order(count: int, batch: int, seed: int, groups: np.ndarray | None = None) -> list[torch.Tensor]:
+    """The shuffled places of one epoch, batch by batch; a rest that fills no batch waits for another epoch.
+
+    Args:
+        count: how many examples there are.
+        batch: how many make a step.
+        seed: of the shuffling.
+        groups: (count,) numbers; of the examples that share one, one is drawn. None draws all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(count, generator=generator)
+    if groups is not None:
+        # The first of each group in a random order is a fair draw; those of large groups come early, so shuffle anew.
+        _, first = np.unique(groups[order.numpy()], return_index=True)
+        drawn = order[torch.from_numpy(first)]
+        order = drawn[torch.randperm(len(drawn), generator=generator)]
+    return [order[step * batch : (step + 1) * batch] for step in range(max(1, len(order) // batch))]
 
 
 def in_order(examples: Examples, specs: Sequence[InputSpec]) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:

@@ -167,7 +167,7 @@ class _Run:
         recipe, fabric = self.work.recipe, self.fabric
         epochs = recipe.epochs if stage.first else recipe.second_epochs or recipe.epochs
         rate = recipe.learning_rate if stage.first else recipe.second_rate or recipe.learning_rate
-        steps = len(epoch_order(stage.count, recipe.batch, 0))
+        steps = len(epoch_order(stage.count, recipe.batch, 0, stage.groups))
         trained = _Trained(stage)
         if not any(isinstance(module, nn.Conv3d) for module in stage.module.modules()):
             # A third faster on CPUs with bf16, never slower; it is a layout of pictures, not of clips.
@@ -244,7 +244,7 @@ class _Run:
         generator = torch.Generator().manual_seed(_seed(recipe, index, epoch))
         stage.module.train()
         losses = []
-        batches = epoch_order(stage.count, recipe.batch, _seed(recipe, index, epoch))
+        batches = epoch_order(stage.count, recipe.batch, _seed(recipe, index, epoch), stage.groups)
         shown = self._progress and fabric.is_global_zero
         steps = tqdm(batches, desc=f"{stage.name} {epoch + 1}/{epochs}", leave=False, disable=None if shown else True)
         for chosen in steps:

@@ -61,6 +61,8 @@ class Recipe:
     """Extra crops of each training picture, with the eyes' positions disturbed (Lopes et al. 2017)."""
     recut: bool = False
     """Finished grey crops of the training part are learnt also as the robot would cut them (:mod:`train.recut`)."""
+    one_each: bool = False
+    """An epoch shows one example of each sequence, drawn anew: a picture or one of its copies, not all of them."""
     held_out: float = 0.05
     """Share of the training part that is kept out for model selection and calibration."""
     seed: int = 0

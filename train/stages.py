@@ -92,6 +92,11 @@ class Stepwise(Stage):
         """How many examples an epoch draws from."""
         return len(self.work.learn)
 
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """(count,) numbers, equal where an epoch draws one example among several; None where it takes all."""
+        return None
+
     @abstractmethod
     def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
         """The arguments of :meth:`step` for these examples; all randomness from the generator."""
@@ -147,6 +152,13 @@ class Supervised(Stepwise):
     def count(self) -> int:
         """See the base class."""
         return len(self._learn)
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """See the base class; ``recipe.one_each`` asks for one of each sequence."""
+        if not self.work.recipe.one_each:
+            return None
+        return np.unique(np.array(self._learn.sequences), return_inverse=True)[1].astype(np.int64)
 
     def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
         """Augmented tensors by argument name, and labels (N,) int64, or shares of each (N, K) float32."""

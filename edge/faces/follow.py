@@ -1,6 +1,6 @@
 """A face from one frame to the next, between two looks of the detector.
 
-Optical flow moves its landmarks, and a small upright picture of it says whether what is there now is still that face.
+Optical flow moves its landmarks, and its small upright picture says whether what is there now is still that face.
 
 Flow: pyramidal Lucas-Kanade (Bouguet 2001) on the points that an expression hardly moves, and the similarity that
 fits most of them. About 0.15 ms a face, where the detector and the landmarks take one to two.
@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge.bundle import Alignment
-from edge.faces.align import align
 from edge.types import Box, Points
 
 RIGID = {68: np.array((36, 39, 42, 45, 27, 28, 29, 30, 31, 33, 35)), 5: np.arange(5)}
@@ -33,11 +31,11 @@ AROUND = 0.6
 WIDEST = 160
 """A region wider than this, in pixels, is halved until it is not: the flow of a large face need not cost more."""
 
-SIDE = 24
-"""Side of the small picture, pixels."""
+INNER = slice(2, 46)
+"""Rows and columns of the upright picture that a face is known by: less of what is around it."""
 
-FRAMED = Alignment((0.28, 0.34), (0.72, 0.34))
-"""Where the eyes are in it: it holds the brows and the mouth, hardly any background."""
+SIDE = 22
+"""Side to which they are halved, pixels."""
 
 Grey = npt.NDArray[np.uint8]
 Look = npt.NDArray[np.float32]
@@ -65,31 +63,38 @@ def motion(before: Grey, now: Grey, points: Points, box: Box) -> Motion | None:
     right, bottom = min(width, int(x + side / 2) + 1), min(height, int(y + side / 2) + 1)
     if right - left < 16 or bottom - top < 16:
         return None
-    one, other = before[top:bottom, left:right], now[top:bottom, left:right]
     shrink = 1
-    while max(one.shape) > WIDEST * shrink:
+    while max(right - left, bottom - top) > WIDEST * shrink:
         shrink *= 2
+    # Whole multiples of it, since OpenCV halves those in a tenth of the time that it takes for others.
+    right, bottom = right - (right - left) % shrink, bottom - (bottom - top) % shrink
+    one, other = before[top:bottom, left:right], now[top:bottom, left:right]
     if shrink > 1:
-        size = max(1, one.shape[1] // shrink), max(1, one.shape[0] // shrink)
+        size = one.shape[1] // shrink, one.shape[0] // shrink
         one, other = (np.asarray(cv2.resize(p, size, interpolation=cv2.INTER_AREA), np.uint8) for p in (one, other))
-    scale = np.array([one.shape[1] / (right - left), one.shape[0] / (bottom - top)])
-    corner = np.array([left, top])
     # Pixel centres: coordinate 0 is the middle of the first pixel, whatever the size.
-    start = ((points[RIGID[len(points)]] - corner + 0.5) * scale - 0.5).astype(np.float32)
+    corner = complex(left, top) + complex(0.5, 0.5) * (shrink - 1)
+    start = (points[RIGID[len(points)]] - np.array((corner.real, corner.imag), np.float32)) * np.float32(1 / shrink)
     end, found, _ = cv2.calcOpticalFlowPyrLK(one, other, start, np.empty_like(start), winSize=(13, 13), maxLevel=3)
-    kept = found[:, 0].astype(bool)
-    if kept.sum() < NEEDED:
+    count = cv2.countNonZero(found)
+    if count < NEEDED:
         return None
-    source = (start[kept] + 0.5) / scale - 0.5 + corner
-    target = (end[kept] + 0.5) / scale - 0.5 + corner
-    between = float(np.ptp(points[:, 0])) or 1.0
+    if count < len(start):
+        kept = found[:, 0].astype(bool)
+        start, end = start[kept], end[kept]
+    apart = float(np.ptp(points[:, 0])) or 1.0
     matrix, agree = cv2.estimateAffinePartial2D(
-        source, target, method=cv2.RANSAC, ransacReprojThreshold=max(1.0, AGREE * between), maxIters=100
+        start, end, method=cv2.RANSAC, ransacReprojThreshold=max(1.0, AGREE * apart) / shrink, maxIters=100
     )
-    if matrix is None or agree.sum() < NEEDED:
+    if matrix is None or cv2.countNonZero(agree) < NEEDED:
         return None
-    factor = math.hypot(matrix[0, 0], matrix[1, 0])
-    return np.asarray(matrix, np.float64) if 0.7 < factor < 1.4 else None
+    (factor, _, across), (turn, _, down) = matrix.tolist()
+    by = complex(factor, turn)
+    if not 0.7 < abs(by) < 1.4:
+        return None
+    # The same in the frame's coordinates: x goes to by * (x - corner) + shrink * shift + corner.
+    shift = shrink * complex(across, down) + corner - by * corner
+    return np.array(((factor, -turn, shift.real), (turn, factor, shift.imag)))
 
 
 def move_points(points: Points, by: Motion) -> Points:
@@ -115,14 +120,14 @@ def between(one: Box, other: Box, share: float) -> Box:
     )
 
 
-def look(grey: Grey, eyes: Points) -> Look:
-    """A face's small picture, free of light and contrast.
+def look(picture: Grey) -> Look:
+    """What a face is known by, free of light and contrast.
 
     Args:
-        grey: uint8 (H, W).
-        eyes: float32 (2, 2), see :func:`edge.preprocess.face_crop`; they don't coincide.
+        picture: see :func:`edge.faces.upright.upright`.
     """
-    pixels = align(grey, eyes, FRAMED, SIDE, SIDE, "area").astype(np.float32).ravel()
+    inner = cv2.resize(picture[INNER, INNER], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    pixels = inner.astype(np.float32).ravel()
     pixels -= pixels.mean()
     length = float(np.sqrt(pixels @ pixels))
     return np.asarray(pixels / max(length, 1e-6), np.float32)

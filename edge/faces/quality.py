@@ -11,14 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge.bundle import Alignment
-from edge.faces.align import align
 from edge.types import Points
-
-SIDE = 48
-"""Side, in pixels, of the picture that is measured."""
-
-FRAMED = Alignment((0.3, 0.36), (0.7, 0.36))
 
 NOSE = {68: 33, 5: 4}
 """By number of landmarks, the one under the nose."""
@@ -79,18 +72,17 @@ class Quality:
         return tuple(name for name, so in wrong.items() if so)
 
 
-def measure(grey: Grey, points: Points, eyes: Points) -> Quality:
+def measure(picture: Grey, points: Points, eyes: Points) -> Quality:
     """Measure one face.
 
     Args:
-        grey: uint8 (H, W), the frame.
-        points: float32 (68, 2) or (5, 2), its landmarks.
+        picture: see :func:`edge.faces.upright.upright`.
+        points: float32 (68, 2) or (5, 2), its landmarks in the frame.
         eyes: float32 (2, 2), see :func:`edge.preprocess.face_crop`; they don't coincide.
     """
-    crop = align(grey, eyes, FRAMED, SIDE, SIDE, "area")
-    (mean,), (contrast,) = (v.ravel() for v in cv2.meanStdDev(crop))
+    (mean,), (contrast,) = (v.ravel() for v in cv2.meanStdDev(picture))
     edges = min(
-        float(cv2.meanStdDev(cv2.Sobel(crop, cv2.CV_32F, *order, ksize=1))[1].item()) for order in ((2, 0), (0, 2))
+        float(cv2.meanStdDev(cv2.Sobel(picture, cv2.CV_32F, *order, ksize=1))[1].item()) for order in ((2, 0), (0, 2))
     )
     left, right = (complex(x, y) for x, y in eyes.tolist())
     nose = complex(*points[NOSE[len(points)]].tolist())

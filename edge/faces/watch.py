@@ -1,13 +1,15 @@
 """Which faces are in this frame, whose, and where their eyes are: detector, following, landmarks and ids joined.
 
 A frame that shows nobody known is searched whole. A face once found is *followed*: optical flow moves its landmarks and
-box; every fourth frame the detector looks at just that place, and every fourth the landmarks are fitted anew. Between,
-a small upright picture of the face is held against the last one that the detector confirmed; where they differ, the
-detector looks at once. A face that neither shows is not there: nothing is made up.
+box; every sixth frame the detector looks at just that place, first through the one filter that saw it last, and every
+sixth the landmarks are fitted anew. In each frame its small upright picture is held against the last one that the
+detector confirmed; where they differ, the detector looks at once. A face that neither shows is not there: nothing is
+made up.
 
 For faces that are new whatever changed in the frame is searched beside all this, on a thread of its own where there is
-one, and now and then all of it; every second search sees large faces alone, at a quarter of the work. What it finds is
-taken up at a set age of the frame, not when it happens to be ready, so a replay gives the same faces.
+one, and now and then all of it; searches for large faces alone, or for those that look ahead, take turns with the full
+one. What it finds is taken up at a set age of the frame, not when it happens to be ready, so a replay gives the same
+faces.
 """
 
 from __future__ import annotations
@@ -23,24 +25,26 @@ import numpy.typing as npt
 
 from edge.faces import follow
 from edge.faces.changes import Changes
-from edge.faces.detect import FIRST_SIGHT, GLIMPSE, STALE, Detection, FaceDetector, distinct
+from edge.faces.detect import AHEAD, FIRST_SIGHT, GLIMPSE, STALE, Detection, FaceDetector, distinct
 from edge.faces.landmarks import Landmarks
 from edge.faces.track import STRANGER, Track, Tracker
+from edge.faces.upright import upright
 from edge.types import Box, Points
 
 LOOK_AROUND_NS = 400_000_000
 """What changed in the frame is searched this often while somebody is known, and what was found is taken up this much
-later: a new face shows after at most twice this time, one that only every second search can see after three times."""
+later: a new face shows after at most twice this time, or as much longer as its size has to wait, see SEARCHES."""
 
-LARGE = (2, 1)
-"""By turns, the smallest face that a search beside a known one sees, in multiples of the smallest that matters. Whoever
-comes close to the robot is large, and shows soonest; the two searches together cost 0.63 of two full ones."""
+SEARCHES = ((2, None), (1, AHEAD), (2, None), (1, None))
+"""By turns, how a search beside a known face looks: the smallest face that it sees, in multiples of the smallest that
+matters, and through which of the detector's filters, None for all. Whoever comes close to the robot is large, and shows
+soonest; who is small waits one search longer, or three who is turned away too. The four cost 0.53 of four full ones."""
 
-ROUND = 4
+ROUND = 6
 """Frames in a round: in the first the detector looks at a followed face, in the second its landmarks are fitted anew,
 in the others neither. Each takes a millisecond or more, so no frame does both unless something is in doubt."""
 
-CONFIRM_NS = 200_000_000
+CONFIRM_NS = 240_000_000
 """... and this much time at most, where frames are rare."""
 
 STRIDE_NS = 150_000_000
@@ -68,8 +72,11 @@ FAMILIAR = 0.4
 RARER = 3
 """How much more rarely new faces are sought by a watcher that is told to be sparing."""
 
-LONGER = 2
-"""How much longer a round is for a watcher that is told to follow longer."""
+LONGER = 9
+"""Frames in a round of a watcher that is told to follow longer."""
+
+LONGER_NS = 300_000_000
+"""... and this much time at most: a face unconfirmed for longer is of low quality (:mod:`edge.pipeline`)."""
 
 BRIDGED_NS = 1_000_000_000
 """A face is followed for this long without the detector; then it counts as gone."""
@@ -101,6 +108,8 @@ class Sighting:
     """Landmarks, float32 (68, 2) or (5, 2); None for a face that is not there."""
     eyes: Points | None
     """float32 (2, 2), see :func:`edge.preprocess.face_crop`; None for a face that is not there."""
+    picture: Grey | None
+    """See :func:`edge.faces.upright.upright`; None for a face that is not there."""
     seen_ns: int
     """Capture time of the last frame in which it was seen."""
     confirmed_ns: int
@@ -116,8 +125,12 @@ class _Face:
     points: Points
     eyes: Points
     confirmed_ns: int
+    picture: Grey
+    """As it is in this frame, upright."""
     look: follow.Look
     """As the detector last confirmed it."""
+    filter: int
+    """Which of the detector's filters saw it then."""
     alike: float = 1.0
     """How like that it was in this frame."""
 
@@ -149,7 +162,8 @@ class Apart:
         for detection in found:
             points = self._landmarks.points(grey, detection.box)
             eyes = self._landmarks.eyes(points)
-            sightings.append(Sighting(self._next, detection.box, points, eyes, now_ns, now_ns))
+            picture = upright(grey, eyes)
+            sightings.append(Sighting(self._next, detection.box, points, eyes, picture, now_ns, now_ns))
             self._next += 1
         self.marking_ns = time.perf_counter_ns() - begun
         return sightings
@@ -169,7 +183,7 @@ class Watcher:
         # Whole frames are searched by one detector, whoever asks: it keeps room for the largest picture it has seen.
         self._wholes = detector.twin()
         # Each kind of search knows what the picture was like when it last looked.
-        self._changes = {times: Changes(times * detector.min_face) for times in LARGE}
+        self._changes = {kind: Changes(kind[0] * detector.min_face) for kind in SEARCHES}
         self._tracker = Tracker()
         self._faces: dict[int, _Face] = {}
         self._confirmed: dict[int, int] = {}
@@ -183,7 +197,7 @@ class Watcher:
         self.sparing = False
         """Whether to seek new faces more rarely, see ``RARER``."""
         self.longer = False
-        """Whether to follow longer from one look of the detector to the next, see ``LONGER``."""
+        """Whether to follow longer from one look of the detector to the next, ``LONGER`` in place of ``ROUND``."""
         self.marking_ns = 0
         """Nanoseconds that the last frame's landmarks took."""
 
@@ -229,20 +243,22 @@ class Watcher:
         if joined and self._before is not None:
             moved = follow.motion(self._before, grey, face.points, face.box)
         points, eyes, box = face.points, face.eyes, face.box
-        alike = -1.0
+        alike, picture, seen = -1.0, face.picture, face.look
         if moved is not None:
             points, eyes = follow.move_points(points, moved), follow.move_points(eyes, moved)
             box = follow.move_box(box, moved)
         alone = _alone(face, list(self._faces.values()))
         if moved is not None or (joined and alone):
             # Where the flow says nothing, as when the picture blurs all at once, the face may be where it was.
-            alike = follow.likeness(follow.look(grey, eyes), face.look)
+            picture = upright(grey, eyes)
+            seen = follow.look(picture)
+            alike = follow.likeness(seen, face.look)
         turn = self._count + face.id
         found: Detection | None = None
-        turns, most = (LONGER * ROUND, LONGER * CONFIRM_NS) if self.longer else (ROUND, CONFIRM_NS)
+        turns, most = (LONGER, LONGER_NS) if self.longer else (ROUND, CONFIRM_NS)
         due = turn % turns == 0 or now_ns - face.confirmed_ns >= most
         if due or alike < DOUBTFUL:
-            found = self._detector.see(grey, box)
+            found = self._detector.see(grey, box, face.filter if alike >= DOUBTFUL else None)
             # What the detector no longer sees beside another face is most likely hidden by it.
             if found is None and (not alone or alike < CERTAIN or now_ns - face.confirmed_ns > BRIDGED_NS):
                 return False
@@ -250,20 +266,23 @@ class Watcher:
             box = follow.between(box, found.box, SETTLING)
         elif found is not None:
             box = found.box
-        if turn % turns == 1 or alike < DOUBTFUL:
+        marked = turn % turns == 1 or alike < DOUBTFUL
+        if marked:
             fitted = self._mark(grey, box)
             points = fitted if alike < DOUBTFUL else points + np.float32(SETTLING) * (fitted - points)
             eyes = self._landmarks.eyes(points)
         if not follow.plausible(eyes, box):
             return False
+        if marked:
+            picture = upright(grey, eyes)
+            seen = follow.look(picture)
         if found is not None:
-            seen = follow.look(grey, eyes)
             alike = follow.likeness(seen, face.look)
             if not _same(found, alike, ANOTHER_LIGHT if alone else SOMEBODY_ELSE):
                 return False
-            face.look, face.confirmed_ns = seen, now_ns
+            face.look, face.filter, face.confirmed_ns = seen, found.filter, now_ns
         face.alike = alike
-        face.box, face.points, face.eyes = box, points, eyes
+        face.box, face.points, face.eyes, face.picture = box, points, eyes, picture
         return True
 
     def _mark(self, grey: Grey, box: Box) -> Points:
@@ -304,11 +323,12 @@ class Watcher:
             eyes = self._landmarks.eyes(points)
             if not follow.plausible(eyes, detection.box):
                 continue
-            seen = follow.look(grey, eyes)
+            picture = upright(grey, eyes)
+            seen = follow.look(picture)
             # A faint detection counts only as somebody who was here.
             if detection.score < 0 and (faint is None or not _same(detection, follow.likeness(seen, faint), FAMILIAR)):
                 continue
-            new.append(_Face(0, detection.box, points, eyes, now_ns, seen))
+            new.append(_Face(0, detection.box, points, eyes, now_ns, picture, seen, detection.filter))
         return self._without_unlike(new, missed, now_ns)
 
     def _without_unlike(self, new: list[_Face], missed: Sequence[Track], now_ns: int) -> list[_Face]:
@@ -343,10 +363,10 @@ class Watcher:
                 # It was there a moment ago, and may have moved; what counts is this frame.
                 near = self._detector.find_near(grey, [detection.box], region=STALE)
                 found += [one for one in near if one.score >= FIRST_SIGHT]
-        times = LARGE[self._searches % len(LARGE)]
+        kind = SEARCHES[self._searches % len(SEARCHES)]
         self._searches += 1
-        region = self._changes[times].region(grey, known)
-        find = partial(self._wholes.find, grey, region, times) if region is not None else list
+        region = self._changes[kind].region(grey, known)
+        find = partial(self._wholes.find, grey, region, *kind) if region is not None else list
         self._search = _Search(find, self.beside, now_ns, list(known))
         return found
 
@@ -366,11 +386,13 @@ class Watcher:
         for track in sorted(self._tracker.tracks, key=lambda track: track.id):
             face = self._faces.get(track.id)
             if face is not None:
-                sightings.append(Sighting(face.id, face.box, face.points, face.eyes, now_ns, face.confirmed_ns))
+                sightings.append(
+                    Sighting(face.id, face.box, face.points, face.eyes, face.picture, now_ns, face.confirmed_ns)
+                )
                 confirmed[face.id] = face.confirmed_ns
             elif track.seen_ns - track.born_ns >= MISSED_NS:
                 last = self._confirmed.get(track.id, track.seen_ns)
-                sightings.append(Sighting(track.id, track.box, None, None, track.seen_ns, last))
+                sightings.append(Sighting(track.id, track.box, None, None, None, track.seen_ns, last))
                 confirmed[track.id] = last
         self._confirmed = confirmed
         return sightings

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from edge.faces.changes import CELL, EVERY, Changes
-from edge.faces.detect import FaceDetector
+from edge.faces.detect import AHEAD, FaceDetector
 from edge.faces.landmarks import Landmarks
-from edge.faces.watch import LARGE, LOOK_AROUND_NS, Watcher
+from edge.faces.watch import LOOK_AROUND_NS, SEARCHES, Watcher
 from edge.types import Box
 
 FRAME_NS = 40_000_000
@@ -26,12 +26,14 @@ def portrait_grey(portrait):
 def scene(portrait_grey):
     """A grey room, 640x360, with a face at the left; the same face may come up at the right."""
 
-    def paint(second=False, seed=0, shift=0, side=200):
+    def paint(second=False, seed=0, shift=0, side=200, lean=0):
         picture = np.full((360, 640), 120, np.uint8)
         face = portrait_grey[20:220, 120:320]
         picture[60:260, 40 + shift : 240 + shift] = face
         if second:
-            shrunk = cv2.resize(face[:, ::-1], (side, side), interpolation=cv2.INTER_AREA)
+            leaning = cv2.getRotationMatrix2D((100, 100), lean, 1)
+            mirrored = cv2.warpAffine(face[:, ::-1], leaning, (200, 200), borderMode=cv2.BORDER_REPLICATE)
+            shrunk = cv2.resize(mirrored, (side, side), interpolation=cv2.INTER_AREA)
             picture[90 : 90 + side, 620 - side : 620] = shrunk
         return noisy(picture, seed)
 
@@ -80,17 +82,24 @@ def test_another_size_or_having_forgotten_searches_all(scene):
 
 
 @pytest.mark.parametrize(
-    ("side", "turns"), [pytest.param(265, 2, id="a large face"), pytest.param(110, 3, id="a small face")]
+    ("side", "lean", "turns"),
+    [
+        pytest.param(265, 0, 2, id="a large face"),
+        pytest.param(110, 0, 3, id="a small face"),
+        pytest.param(110, 35, 5, id="a small face that leans"),
+    ],
 )
-@pytest.mark.parametrize("first", range(30, 50, 4))
-def test_a_newcomer_in_a_still_room_shows_in_time(scene, side, turns, first):
-    """Whenever it comes up: searches for large faces alone alternate with those for all."""
+@pytest.mark.parametrize("first", range(30, 70, 8))
+def test_a_newcomer_in_a_still_room_shows_in_time(scene, side, lean, turns, first):
+    """Whenever it comes up: searches of several kinds take turns."""
     detector = FaceDetector()
-    (newcomer,) = (one for one in detector.find(scene(second=True, side=side)) if one.box.x > 300)
-    assert (newcomer.box.width >= LARGE[0] * detector.min_face) == (turns == 2)
+    (newcomer,) = (one for one in detector.find(scene(second=True, side=side, lean=lean)) if one.box.x > 300)
+    assert (newcomer.box.width >= 2 * detector.min_face) == (turns == 2)
+    ahead = [one for one in detector.find(scene(second=True, side=side, lean=lean), filter=AHEAD) if one.box.x > 300]
+    assert bool(ahead) == (turns < 5)
     watcher, there = Watcher(detector, Landmarks("5")), []
-    for index in range(first + 40):
-        watcher.look(scene(second=index >= first, seed=index, side=side), index * FRAME_NS)
+    for index in range(first + 60):
+        watcher.look(scene(second=index >= first, seed=index, side=side, lean=lean), index * FRAME_NS)
         there.append(sum(one.eyes is not None for one in watcher._sightings(index * FRAME_NS)))
     assert there[first - 1] == 1
     assert there.index(2) - first <= turns * LOOK_AROUND_NS / FRAME_NS
@@ -103,5 +112,6 @@ def test_a_still_room_costs_a_part(scene):
     searches = 110 * FRAME_NS // LOOK_AROUND_NS
     whole = 853 * 480
     # The first frame; of each kind of search the first, which has nothing to compare with, and one in EVERY.
-    share = sum(1 / times**2 for times in LARGE)
-    assert still.searched[1] < 1.01 * whole * (1 + share * (1 + searches // len(LARGE) // EVERY))
+    kinds = {kind: SEARCHES.count(kind) for kind in SEARCHES}
+    share = sum((1 + searches * turns // len(SEARCHES) // EVERY) / times**2 for (times, _), turns in kinds.items())
+    assert still.searched[1] < 1.01 * whole * (1 + share)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from edge.faces import follow
-from edge.faces.detect import STORED, FaceDetector
+from edge.faces.detect import ALONE, STORED, FaceDetector
 from edge.faces.landmarks import Landmarks
+from edge.faces.upright import upright
 from edge.faces.watch import BRIDGED_NS, Watcher
 from edge.synthetic import SyntheticSource
 from edge.types import Box
@@ -67,18 +68,18 @@ def test_nothing_to_follow_is_no_motion(grey, detector, landmarks):
     found = follow.motion(grey, noise, points, box)
     if found is not None:
         eyes = follow.move_points(landmarks.eyes(points), found)
-        here = follow.look(grey, landmarks.eyes(points))
-        assert follow.likeness(follow.look(noise, eyes), here) < 0.3
+        here = follow.look(upright(grey, landmarks.eyes(points)))
+        assert follow.likeness(follow.look(upright(noise, eyes)), here) < 0.3
 
 
 def test_likeness_is_free_of_light_and_knows_another_place(grey, detector, landmarks):
     eyes = landmarks.eyes(landmarks.points(grey, detector.find(grey)[0].box))
-    one = follow.look(grey, eyes)
+    one = follow.look(upright(grey, eyes))
     assert follow.likeness(one, one) == pytest.approx(1)
     dim = cv2.convertScaleAbs(grey, alpha=0.4, beta=20)
-    assert follow.likeness(one, follow.look(dim, eyes)) > 0.98
-    assert follow.likeness(one, follow.look(grey, eyes + np.float32(60))) < 0.4
-    assert follow.likeness(follow.look(np.full_like(grey, 90), eyes), one) == pytest.approx(0)
+    assert follow.likeness(one, follow.look(upright(dim, eyes))) > 0.98
+    assert follow.likeness(one, follow.look(upright(grey, eyes + np.float32(60)))) < 0.4
+    assert follow.likeness(follow.look(upright(np.full_like(grey, 90), eyes)), one) == pytest.approx(0)
 
 
 def test_eyes_that_no_face_has():
@@ -145,7 +146,7 @@ def test_a_face_that_the_detector_misses_is_bridged_for_a_while(grey, landmarks)
     """The real detector, made blind to what is not new: likeness and landmarks keep the face, but not for ever."""
 
     class Blind(FaceDetector):
-        def see(self, grey, box):
+        def see(self, grey, box, filter=None):
             return None
 
         def find_near(self, grey, known, threshold=0.0, region=0.0):
@@ -217,3 +218,46 @@ def test_the_stored_detector_is_dlibs_own(grey, detector, tmp_path):
     boxes, scores, _ = own.run(grey, 0, 0.0)
     found, again, _ = detector._detector.run(grey, 0, 0.0)
     assert (list(boxes), list(scores)) == (list(found), list(again))
+
+
+def test_each_filter_alone_is_a_part_of_the_stored_detector():
+    """dlib writes a number as a byte that says how many follow; a filter is 3,101 times two, after rows and columns."""
+    stored = STORED.read_bytes()
+    header = 52
+
+    def past(numbers: int, place: int) -> int:
+        for _ in range(numbers):
+            place += 1 + (stored[place] & 0x7F)
+        return place
+
+    assert past(18, 0) == header - 2
+    assert stored[header - 2 : header] == bytes((1, 5)), "five filters follow"
+    smallest = bytes((1, 64, 1, 64)), bytes((1, 80, 1, 80))
+    place = header
+    for alone in ALONE:
+        end = past(2 + 2 * 3101, place)
+        begun = stored[: header - 1].replace(*smallest, 1) + bytes((1,))
+        assert alone.read_bytes() == begun + stored[place:end]
+        place = end
+    assert place == len(stored)
+
+
+def test_one_filter_sees_what_all_would(grey, detector):
+    """Where it sees nothing, all look: a face that has turned is seen by another filter."""
+    (whole,) = detector.find(grey)
+    for number in (None, *range(5)):
+        for shift, grown in ((0, 1.0), (5, 0.92), (-5, 1.08)):
+            (x, y), side = whole.box.centre, grown * whole.box.width
+            box = Box(x + shift - side / 2, y - side / 2, side, side)
+            seen = detector.see(grey, box, number)
+            assert seen is not None
+            assert seen.score > 0
+            if number in (None, whole.filter):
+                assert seen.filter == whole.filter
+                assert seen.box.iou(whole.box) > 0.7
+    before = detector.searched
+    detector.see(grey, whole.box, whole.filter)
+    quick, before = detector.searched - before, detector.searched
+    detector.see(grey, whole.box)
+    assert quick < 0.8 * (detector.searched - before)
+    assert detector.see(np.full_like(grey, 128), whole.box, whole.filter) is None

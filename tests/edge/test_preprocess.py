@@ -93,6 +93,17 @@ def test_colours():
     assert face_crop(picture, eyes, spec).shape == (48, 48)
 
 
+@pytest.mark.parametrize("apart", [12, 30, 52])
+def test_a_grey_frame_gives_the_same_crop(portrait, apart):
+    spec = Bundle.open().manifest.inputs[0]
+    assert spec.colour == "grey"
+    eyes = np.array([[197, 108], [197 + apart, 106]], np.float32)
+    crop = face_crop(portrait, eyes, spec).astype(int)
+    grey = face_crop(cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY), eyes, spec).astype(int)
+    assert grey.shape == crop.shape
+    assert np.abs(grey - crop).max() <= 1, "each rounds in its own place"
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 1.5), st.floats(-40, 40))
 def test_light_and_contrast_are_taken_out(seed, gain, offset):

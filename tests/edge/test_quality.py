@@ -8,6 +8,7 @@ import edge
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.faces.quality import Limits, Quality, measure
+from edge.faces.upright import upright
 from edge.types import FaceState
 
 CLEAR = Quality(40, 120, 50, 0.1, 0.05)
@@ -21,7 +22,8 @@ def look(request, portrait):
 
     def quality(change):
         points = landmarks.points(cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY), box)
-        return measure(cv2.cvtColor(change(portrait), cv2.COLOR_BGR2GRAY), points, landmarks.eyes(points))
+        eyes = landmarks.eyes(points)
+        return measure(upright(cv2.cvtColor(change(portrait), cv2.COLOR_BGR2GRAY), eyes), points, eyes)
 
     return quality
 
@@ -92,10 +94,11 @@ def test_a_nose_off_the_middle_is_a_head_turned_away(portrait):
     grey = cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY)
     points = np.array([[260, 106], [238, 106], [186, 108], [208, 108], [223, 140]], np.float32)
     eyes = np.array([[197, 108], [249, 106]], np.float32)
-    straight = measure(grey, points, eyes)
+    picture = upright(grey, eyes)
+    straight = measure(picture, points, eyes)
     assert straight.turn < 0.05
     points[4] += np.float32(0.4) * (eyes[1] - eyes[0])
-    assert measure(grey, points, eyes).turn == pytest.approx(straight.turn + 0.4, abs=0.05)
+    assert measure(picture, points, eyes).turn == pytest.approx(straight.turn + 0.4, abs=0.05)
 
 
 def test_a_face_that_gets_blurred_says_so_and_keeps_its_label(portrait):

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from train import batches, checkpoint, loop, stages
 from train.__main__ import main
 from train.augment import augment, mix
+from train.data import joined
 from train.datasets import PICTURES, CorpusError
 from train.examples import faces as face_examples
 from train.models import FAMILIES, cspp
@@ -155,6 +156,26 @@ def test_batches_are_what_edge_would_feed(toy_corpus):
     order = batches.epoch_order(350, 32, seed=1)
     assert [len(batch) for batch in order] == [32] * 10
     assert len(set(torch.cat(order).tolist())) == 320
+
+
+def test_an_epoch_draws_one_of_each_picture_and_its_copies():
+    groups = np.concatenate([np.arange(400), np.arange(0, 400, 2), np.arange(0, 400, 2)])
+    orders = [torch.cat(batches.epoch_order(len(groups), 20, seed, groups)).numpy() for seed in range(30)]
+    for order in orders:
+        assert sorted(groups[order]) == list(range(400))
+    assert np.mean([(order >= 400).sum() for order in orders]) == pytest.approx(200 * 2 / 3, abs=10), "each as often"
+    early = np.mean([(groups[order[:100]] % 2 == 0).sum() for order in orders])
+    assert early == pytest.approx(50, abs=5), "and those with copies no earlier than the others"
+
+
+def test_a_run_draws_one_of_each_sequence_where_its_recipe_says_so(toy_corpus):
+    examples = PICTURES["fer2013"](toy_corpus, "train")
+    twice = joined(examples, replace(examples, originals=np.zeros(len(examples), bool)))
+    for one_each, drawn in ((False, 2 * len(examples)), (True, len(examples))):
+        recipe = replace(QUICK, batch=1, one_each=one_each)
+        work = stages.Work(FAMILIES["cspp"], SMALL, recipe, twice, twice, FAMILIES["cspp"].build(SMALL))
+        (stage,) = stages.plan(work)
+        assert len(batches.epoch_order(stage.count, 1, 0, stage.groups)) == drawn
 
 
 def test_augmentations_stay_in_range_and_off_means_off():
