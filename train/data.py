@@ -16,7 +16,7 @@ from edge.bundle import InputSpec
 from edge.errors import OptionError
 from train.cluster import Map
 from train.datasets import PICTURES, CorpusError, find
-from train.examples import Examples
+from train.examples import Examples, joined
 from train.models import FAMILIES, Family
 
 
@@ -181,20 +181,6 @@ def _pictures(source: Source, root: Path, spec: InputSpec, preparation: Preparat
         examples = joined(examples, copies)
         report += f"\n  {len(copies):,} of {len(learn):,} to learn from are there as the robot would cut them too"
     return Loaded(examples, report, {})
-
-
-def joined(first: Examples, second: Examples) -> Examples:
-    """Two sets of examples of the same corpus, one after the other."""
-    return replace(
-        first,
-        arrays={name: np.concatenate([array, second.arrays[name]]) for name, array in first.arrays.items()},
-        labels=np.concatenate([first.labels, second.labels]),
-        subjects=first.subjects + second.subjects,
-        sequences=first.sequences + second.sequences,
-        splits=first.splits + second.splits,
-        originals=np.concatenate([first.originals, second.originals]),
-        variations=first.variations + second.variations,
-    )
 
 
 def part(examples: Examples, name: str) -> Examples:

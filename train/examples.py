@@ -79,6 +79,20 @@ class Examples:
         return self.arrays["flow"][:, -1, ..., 2]
 
 
+def joined(first: Examples, second: Examples) -> Examples:
+    """Two sets of examples of the same corpus, one after the other."""
+    return replace(
+        first,
+        arrays={name: np.concatenate([array, second.arrays[name]]) for name, array in first.arrays.items()},
+        labels=np.concatenate([first.labels, second.labels]),
+        subjects=first.subjects + second.subjects,
+        sequences=first.sequences + second.sequences,
+        splits=first.splits + second.splits,
+        originals=np.concatenate([first.originals, second.originals]),
+        variations=first.variations + second.variations,
+    )
+
+
 def faces(
     corpus: str, part: str, names: tuple[str, ...], pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]
 ) -> Examples:

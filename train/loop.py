@@ -33,7 +33,7 @@ from train import metrics, teachers
 from train.batches import epoch_order
 from train.checkpoint import Checkpoint, load, plain
 from train.datasets.errors import CorpusError
-from train.examples import Examples
+from train.examples import Examples, joined
 from train.models.family import Family
 from train.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from train.stages import Closed, Stage, Stepwise, Work, plan, predict
@@ -115,6 +115,7 @@ def train(
     torch.manual_seed(recipe.seed)
     network = family.build(config)
     work = Work(family, config, recipe, learn, held_out, network, settings.trunk, settings.stills, device=fabric.device)
+    work.calibrate = joined(held_out, copies_of(held_out, examples))
     if settings.start is not None:
         teachers.weights(settings.start, family, network, recipe)
     if bool(settings.teachers) != bool(recipe.distil):
@@ -294,17 +295,19 @@ class _Run:
 
     def checkpoint(self, place: Place, stage: str) -> Checkpoint:
         """The network as it stands, calibrated where something was held out."""
-        work, held_out = self.work, self.work.held_out
+        work, held_out, seen = self.work, self.work.held_out, self.work.calibrate
         temperature, abstain_below, figures = 1.0, 0.0, {}
-        if len(held_out):
-            logits = predict(work.network, held_out, work.specs, work.device)
-            temperature = metrics.fit_temperature(logits, held_out.labels)
+        if seen is not None and len(seen):
+            logits = predict(work.network, seen, work.specs, work.device)
+            temperature = metrics.fit_temperature(logits, seen.labels)
             probabilities = softmax(logits / temperature, axis=1)
             abstain_below = metrics.confidence_at_coverage(probabilities)
+            # Judged on the corpus' own pictures; those come first.
+            own = slice(len(held_out))
             figures = {
                 "count": float(len(held_out)),
-                "accuracy": float((logits.argmax(1) == held_out.labels).mean()),
-                "ece": metrics.calibration_error(probabilities, held_out.labels),
+                "accuracy": float((logits[own].argmax(1) == held_out.labels).mean()),
+                "ece": metrics.calibration_error(probabilities[own], held_out.labels),
             }
         return Checkpoint(
             **self._run_facts(),
@@ -424,6 +427,18 @@ def split(examples: Examples, recipe: Recipe) -> tuple[Examples, Examples]:
     theirs = zip(examples.sequences, examples.subjects, strict=True)
     learn = [i for i, (sequence, subject) in enumerate(theirs) if sequence not in sequences and subject not in subjects]
     return examples.subset(np.array(learn, np.int64)), examples.subset(held_out)
+
+
+def copies_of(held_out: Examples, examples: Examples) -> Examples:
+    """One copy of each held-out picture that has any.
+
+    What a network says is as sure as it may be on the robot when it is fitted to crops as the robot makes them, too.
+    """
+    held, taken = set(held_out.sequences), dict[str, int]()
+    for place in np.flatnonzero(~examples.originals):
+        if examples.sequences[place] in held:
+            taken.setdefault(examples.sequences[place], int(place))
+    return examples.subset(np.array(list(taken.values()), np.int64))
 
 
 def related(examples: Examples) -> np.ndarray:

@@ -8,12 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train import batches, checkpoint, loop, stages
+from train import batches, checkpoint, loop, metrics, stages
 from train.__main__ import main
 from train.augment import augment, mix
-from train.data import joined
 from train.datasets import PICTURES, CorpusError
 from train.examples import faces as face_examples
+from train.examples import joined
 from train.models import FAMILIES, cspp
 from train.recipe import Recipe
 
@@ -176,6 +176,28 @@ def test_a_run_draws_one_of_each_sequence_where_its_recipe_says_so(toy_corpus):
         work = stages.Work(FAMILIES["cspp"], SMALL, recipe, twice, twice, FAMILIES["cspp"].build(SMALL))
         (stage,) = stages.plan(work)
         assert len(batches.epoch_order(stage.count, 1, 0, stage.groups)) == drawn
+
+
+def test_temperature_is_fitted_on_held_out_copies_too(toy_corpus, tmp_path):
+    """Here copies that say nothing; the figures are the corpus' own pictures' alone."""
+    examples = PICTURES["fer2013"](toy_corpus, "train")
+    _, held_out = loop.split(examples, QUICK)
+    noise = np.random.default_rng(0).integers(0, 256, examples.arrays["face"].shape, dtype=np.uint8)
+    held = np.isin(examples.sequences, held_out.sequences)[:, None, None]
+    pixels = np.where(held, noise, examples.arrays["face"])
+    copies = replace(examples, arrays={"face": pixels}, originals=np.zeros(len(examples), bool))
+    twice = joined(joined(examples, copies), copies)
+    chosen = loop.copies_of(held_out, twice)
+    assert chosen.sequences == tuple(name for name in examples.sequences if name in held_out.sequences)
+    assert not chosen.originals.any()
+    made = loop.train(FAMILIES["cspp"], SMALL, replace(QUICK, one_each=True), joined(examples, copies), tmp_path)
+    logits = [stages.predict(made.network(), one, made.inputs) for one in (held_out, chosen)]
+    alone = metrics.fit_temperature(logits[0], held_out.labels)
+    both = metrics.fit_temperature(np.concatenate(logits), np.concatenate([held_out.labels, chosen.labels]))
+    assert made.temperature == pytest.approx(both, rel=1e-3)
+    assert abs(both - alone) > 0.05 * alone
+    assert made.held_out["count"] == len(held_out)
+    assert made.held_out["accuracy"] == pytest.approx((logits[0].argmax(1) == held_out.labels).mean())
 
 
 def test_augmentations_stay_in_range_and_off_means_off():

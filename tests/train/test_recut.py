@@ -82,7 +82,7 @@ def test_it_is_cut_once(crops, made):
 
 
 def test_copies_follow_their_pictures_and_choose_nothing(crops, made):
-    from train.data import joined
+    from train.examples import joined
 
     recipe = Recipe(held_out=0.25)
     _, alone = loop.split(crops, recipe)
