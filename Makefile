@@ -31,8 +31,9 @@ PIP = -m pip install --quiet --disable-pip-version-check
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
 
+# Two processes of one thread each; the tests of a file stay together.
 test: lint
-	$(DESKTOP)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(DESKTOP)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/ruff format --check .

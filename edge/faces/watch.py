@@ -256,11 +256,12 @@ class Watcher:
         turn = self._count + face.id
         found: Detection | None = None
         turns, most = (LONGER, LONGER_NS) if self.longer else (ROUND, CONFIRM_NS)
-        due = turn % turns == 0 or now_ns - face.confirmed_ns >= most
+        since = now_ns - face.confirmed_ns
+        due = since >= most or (turn % turns == 0 and 2 * since >= most)
         if due or alike < DOUBTFUL:
-            found = self._detector.see(grey, box, face.filter if alike >= DOUBTFUL else None)
+            found = self._detector.see(grey, box, face.filter)
             # What the detector no longer sees beside another face is most likely hidden by it.
-            if found is None and (not alone or alike < CERTAIN or now_ns - face.confirmed_ns > BRIDGED_NS):
+            if found is None and (not alone or alike < CERTAIN or since > BRIDGED_NS):
                 return False
         if found is not None and alike >= DOUBTFUL:
             box = follow.between(box, found.box, SETTLING)

@@ -58,10 +58,6 @@ _FACE_FURTHER = replace(
 """Its third, from the second one's: that had 87% of its pictures by heart, so they come blurred and noisy, mixed, and
 cut by the robot besides, which makes an epoch 1.7 times as long. The fourth mixes none, and learns from both."""
 
-_FACE_LEVEL = replace(_FACE_FURTHER, epochs=16, mixup=0.0, one_each=True, rotation=20.0, erase=0.3)
-"""Its fifth, from the fourth one's: one cut of each picture an epoch, so that faces which the robot's detector finds
-count no more than those that it does not."""
-
 FAMILIES: dict[str, Family] = {
     "cspp": Family(
         name="cspp",
@@ -85,7 +81,6 @@ FAMILIES: dict[str, Family] = {
             "face-again": _FACE_AGAIN,
             "face-further": _FACE_FURTHER,
             "face-last": replace(_FACE_FURTHER, learning_rate=0.012, epochs=14, mixup=0.0),
-            "face-level": _FACE_LEVEL,
             "fer2013": replace(_FACE, learning_rate=0.003, epochs=50, mixup=0.0, gamma=0.4, erase=0.3),
         },
     ),
