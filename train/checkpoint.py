@@ -105,7 +105,9 @@ def load(path: Path) -> Checkpoint:
     try:
         needed = [entry.name for entry in fields(Checkpoint) if entry.default is MISSING or entry.name in stored]
         values = {name: stored[name] for name in needed}
-        checkpoint = Checkpoint(**{**values, "labels": tuple(values["labels"])})
+        # A setting that is younger than the checkpoint was off when it was made, as it is by default.
+        recipe = {**plain(Recipe()), **values["recipe"]}
+        checkpoint = Checkpoint(**{**values, "recipe": recipe, "labels": tuple(values["labels"])})
         checkpoint.network()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -311,6 +311,16 @@ def test_bad_checkpoints(tmp_path, toy_corpus):
             checkpoint.load(tmp_path / "changed.pt")
 
 
+def test_a_run_from_before_a_setting_existed_goes_on(toy_corpus, tmp_path):
+    recipe = replace(QUICK, epochs=1)
+    run(toy_corpus, tmp_path, recipe)
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    del last["recipe"]["one_each"]
+    torch.save(last, tmp_path / "last.pt")
+    assert checkpoint.load(tmp_path / "last.pt").recipe == checkpoint.plain(recipe)
+    run(toy_corpus, tmp_path, recipe, resume=True)
+
+
 def test_the_real_corpus(shared):
     pictures = PICTURES["fer2013"](shared / "fer2013", "train")
     assert len(pictures) == 28709
