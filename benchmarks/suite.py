@@ -306,7 +306,9 @@ class _Workshop:
 
     def _call(self, command: Sequence[str], more: Mapping[str, str] | None = None) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        surroundings = {**os.environ, "PYTHONPATH": path, **(more or {})}
+        # What is measured is no part of tests that run this, whatever these tell their own processes.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        surroundings = {**kept, "PYTHONPATH": path, **(more or {})}
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=GIVE_UP_S, env=surroundings

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
@@ -55,7 +56,8 @@ def result(synthetic=False, reference=PRINTED, folds=4, **more):
     return replace(made, **more)
 
 
-def test_result_json_holds_everything(tmp_path):
+def test_result_json_holds_everything(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-m", "train", "crossval", "--data", "my faces"])
     whole = result(synthetic=True)
     report.write(whole, tmp_path)
     stored = json.loads((tmp_path / "result.json").read_text())
@@ -65,7 +67,7 @@ def test_result_json_holds_everything(tmp_path):
     assert stored["reference"] == {"accuracy": 97.41, "source": "Li et al. 2019, Table 3"}
     assert stored["figures"]["fold_mean"] == pytest.approx(np.mean(list(whole.figures["folds"].values())))
     assert {"python", "numpy", "scikit-learn", "torch"} <= stored["versions"].keys()
-    assert "pytest" in stored["command"]
+    assert stored["command"] == "-m train crossval --data 'my faces'"
     assert stored["config"] == {"variant": "cspp"}
     again = report.read(tmp_path)
     assert again.folds == whole.folds
