@@ -31,11 +31,11 @@ PIP = -m pip install --quiet --disable-pip-version-check
 demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
 
-# Two processes of one thread each; the tests of a file stay together. What fails beside another process is tried once
-# more, alone: some tests measure time.
+# Two processes of one thread each; the tests of a file stay together. Tests that fail (pytest's exit status 1, and no
+# other) beside another process are tried once more, alone: some measure time.
 test: lint
-	OMP_NUM_THREADS=1 $(DESKTOP)/bin/python -m pytest -n 2 --dist loadfile || \
-		$(DESKTOP)/bin/python -m pytest --last-failed --last-failed-no-failures none
+	OMP_NUM_THREADS=1 $(DESKTOP)/bin/python -m pytest -n 2 --dist loadfile || { [ $$? -eq 1 ] && \
+		$(DESKTOP)/bin/python -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: $(DESKTOP)/.installed
 	$(DESKTOP)/bin/ruff format --check .

@@ -33,7 +33,7 @@ from train import metrics, teachers
 from train.batches import epoch_order
 from train.checkpoint import Checkpoint, load, plain
 from train.datasets.errors import CorpusError
-from train.examples import Examples, joined
+from train.examples import Examples
 from train.models.family import Family
 from train.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from train.stages import Closed, Stage, Stepwise, Work, plan, predict
@@ -115,7 +115,6 @@ def train(
     torch.manual_seed(recipe.seed)
     network = family.build(config)
     work = Work(family, config, recipe, learn, held_out, network, settings.trunk, settings.stills, device=fabric.device)
-    work.calibrate = joined(held_out, copies_of(held_out, examples))
     if settings.start is not None:
         teachers.weights(settings.start, family, network, recipe)
     if bool(settings.teachers) != bool(recipe.distil):
@@ -127,7 +126,7 @@ def train(
         work.answers = teachers.answers(settings.teachers, learn, recipe, fabric.device)
     stages = plan(work)
     network.to(fabric.device)
-    run = _Run(fabric, work, stages, out, settings, report)
+    run = _Run(fabric, work, stages, copies_of(held_out, examples), out, settings, report)
     place = run.restore() if settings.resume and (out / "last.pt").exists() else Place()
     for index in range(place.stage, len(stages)):
         stage = stages[index]
@@ -154,11 +153,13 @@ class _Run:
         fabric: Fabric,
         work: Work,
         stages: list[Stage],
+        copies: Examples,
         out: Path,
         settings: Settings,
         report: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         self.fabric, self.work, self.stages, self.out = fabric, work, stages, out
+        self._copies = copies
         self._progress, self._report = settings.progress, report
         self._log = _tensorboard(out) if fabric.is_global_zero else None
         self._resumed: dict[str, Any] = {}
@@ -295,11 +296,12 @@ class _Run:
 
     def checkpoint(self, place: Place, stage: str) -> Checkpoint:
         """The network as it stands, calibrated where something was held out."""
-        work, held_out, seen = self.work, self.work.held_out, self.work.calibrate
+        work, held_out = self.work, self.work.held_out
         temperature, abstain_below, figures = 1.0, 0.0, {}
-        if seen is not None and len(seen):
-            logits = predict(work.network, seen, work.specs, work.device)
-            temperature = metrics.fit_temperature(logits, seen.labels)
+        if len(held_out):
+            seen = [one for one in (held_out, self._copies) if len(one)]
+            logits = np.concatenate([predict(work.network, one, work.specs, work.device) for one in seen])
+            temperature = metrics.fit_temperature(logits, np.concatenate([one.labels for one in seen]))
             probabilities = softmax(logits / temperature, axis=1)
             abstain_below = metrics.confidence_at_coverage(probabilities)
             # Judged on the corpus' own pictures; those come first.

@@ -48,8 +48,6 @@ class Work:
     """Published weights to start the family's trunks from; None starts from scratch."""
     stills: Examples | None = None
     """Faces for the single-face path of the AFEW form; None takes the clips' last frames."""
-    calibrate: Examples | None = None
-    """``held_out`` and then one copy of each, where there are copies: what temperature and threshold are fitted on."""
     answers: npt.NDArray[np.float32] | None = None
     """What the run's teachers say of ``learn``, (N, K) probabilities."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -243,7 +243,7 @@ class Watcher:
         if joined and self._before is not None:
             moved = follow.motion(self._before, grey, face.points, face.box)
         points, eyes, box = face.points, face.eyes, face.box
-        alike, picture, seen = -1.0, face.picture, face.look
+        alike, picture = -1.0, face.picture
         if moved is not None:
             points, eyes = follow.move_points(points, moved), follow.move_points(eyes, moved)
             box = follow.move_box(box, moved)
@@ -251,12 +251,12 @@ class Watcher:
         if moved is not None or (joined and alone):
             # Where the flow says nothing, as when the picture blurs all at once, the face may be where it was.
             picture = upright(grey, eyes)
-            seen = follow.look(picture)
-            alike = follow.likeness(seen, face.look)
+            alike = follow.likeness(follow.look(picture), face.look)
         turn = self._count + face.id
         found: Detection | None = None
         turns, most = (LONGER, LONGER_NS) if self.longer else (ROUND, CONFIRM_NS)
         since = now_ns - face.confirmed_ns
+        # A look that rare frames or a doubt brought forward is not followed by another at once.
         due = since >= most or (turn % turns == 0 and 2 * since >= most)
         if due or alike < DOUBTFUL:
             found = self._detector.see(grey, box, face.filter)
@@ -276,8 +276,8 @@ class Watcher:
             return False
         if marked:
             picture = upright(grey, eyes)
-            seen = follow.look(picture)
         if found is not None:
+            seen = follow.look(picture)
             alike = follow.likeness(seen, face.look)
             if not _same(found, alike, ANOTHER_LIGHT if alone else SOMEBODY_ELSE):
                 return False

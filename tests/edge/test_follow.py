@@ -255,6 +255,8 @@ def test_one_filter_sees_what_all_would(grey, detector):
             if number in (None, whole.filter):
                 assert seen.filter == whole.filter
                 assert seen.box.iou(whole.box) > 0.7
+        assert all(one.filter == number for one in detector.find(grey, filter=number) if number is not None)
+    assert sum(bool(detector.find(grey, filter=number)) for number in range(5)) > 1, "more than one sees it"
     before = detector.searched
     detector.see(grey, whole.box, whole.filter)
     quick, before = detector.searched - before, detector.searched
