@@ -255,11 +255,17 @@ def test_one_filter_sees_what_all_would(grey, detector):
             if number in (None, whole.filter):
                 assert seen.filter == whole.filter
                 assert seen.box.iou(whole.box) > 0.7
-        assert all(one.filter == number for one in detector.find(grey, filter=number) if number is not None)
-    assert sum(bool(detector.find(grey, filter=number)) for number in range(5)) > 1, "more than one sees it"
     before = detector.searched
     detector.see(grey, whole.box, whole.filter)
     quick, before = detector.searched - before, detector.searched
     detector.see(grey, whole.box)
     assert quick < 0.8 * (detector.searched - before)
     assert detector.see(np.full_like(grey, 128), whole.box, whole.filter) is None
+
+
+@pytest.mark.parametrize(("turn", "number"), [(0, 0), (25, 3), (-25, 4)])
+def test_one_filter_alone_names_itself_as_it_does_among_all(grey, detector, turn, number):
+    leaning, _ = moved(grey, turn=turn)
+    assert [one.filter for one in detector.find(leaning)] == [number]
+    assert detector.find(leaning, filter=number) == detector.find(leaning)
+    assert [other for other in range(5) if detector.find(leaning, filter=other)] == [number]
