@@ -368,7 +368,7 @@ def soak(
                     found.samples.append((last, resident_mb()))
                     next_sample = last + SAMPLE
                 each(frame, result)
-                if result.frame == plan.last:
+                if frame.index == plan.last:  # a result may err in its number, and is to be told of
                     break
         except Exception as error:
             found.raised = f"{type(error).__name__}: {error}"

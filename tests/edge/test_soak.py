@@ -50,7 +50,9 @@ def test_what_is_lost_repeated_or_left_open_is_found(monkeypatch, tmp_path):
     def stutter(self, seen):
         calls[0] += 1
         result = answer(self, seen)
-        return replace(result, frame=result.frame - 1) if calls[0] % 100 == 0 else result
+        # The last ones too: a wrong number must not keep the run from ending.
+        wrong = calls[0] % 100 == 0 or calls[0] > 700
+        return replace(result, frame=result.frame - 1) if wrong else result
 
     def lose(self, item):
         calls[1] += 1
@@ -60,7 +62,7 @@ def test_what_is_lost_repeated_or_left_open_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(Mailbox, "put", lose)
 
     def leave(frame, result):
-        if result.frame == 300:
+        if frame.index >= 300 and not left:
             left.append(open(tmp_path / "left", "w"))  # noqa: SIM115 - that is the fault
 
     breaches = bench.soak(900, landmarks="5", each=leave).breaches()
