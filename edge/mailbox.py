@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -81,6 +82,20 @@ class Mailbox(Generic[T]):
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
             return None
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Wait until there is something to get, even the end, or until something else is so.
+
+        Args:
+            until: asked at once, and whenever :meth:`stir` is called.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._ended or self._closed or until())
+
+    def stir(self) -> None:
+        """What :meth:`wait` waits for may be so now."""
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self) -> None:
         """The receiver wants no more; a waiting sender is let go."""

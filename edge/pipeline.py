@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 STAGES = ("detect", "landmarks", "align", "flow", "infer", "smooth", "total")
 """Keys of ``Result.timings_ms``, in order; ``flow`` is there where the bundle wants motion. Those of a stage that runs
-once a face are summed over the faces. ``detect`` holds following and matching; ``landmarks`` the quality too."""
+once a face are summed over the faces. ``detect`` holds following and matching; ``landmarks`` the quality too. What is
+put off until a frame is answered (:meth:`Pipeline.settle`) counts in the frame after, though that does not wait."""
 
 HARDLY = 0.25
 """Weight, in the average over time, of a frame that shows a face too badly to be read."""
@@ -120,6 +121,8 @@ class Pipeline:
         self._recorder, self._budget = recorder, budget
         self._streams = bool(manifest.streams)
         self._turn = 0
+        self._settled_ns = self._marked_ns = 0
+        self._looked, self._answered = -1, -1
         self.fed: dict[int, Mapping[str, Tensor] | None] = {}
         """What the engine was given in the last answer, by id; None for a face whose window took no image."""
 
@@ -157,7 +160,8 @@ class Pipeline:
             frame: the next one.
             degraded: steps to do it with, as recorded; None is what the budget says.
         """
-        begun = self._clock()
+        self.settle()
+        begun, (settled, self._settled_ns) = self._clock(), (self._settled_ns, 0)
         if degraded is None:
             degraded = self._budget.steps if self._budget is not None else ()
         if isinstance(self.watcher, Watcher):
@@ -172,18 +176,27 @@ class Pipeline:
                 wrong = measure(one.picture, one.points, one.eyes).problems(self._limits)
                 late = frame.captured_ns - one.confirmed_ns > UNCONFIRMED_NS
                 problems[one.id] = (*wrong, "unconfirmed") if late else wrong
-        marking = self.watcher.marking_ns
-        seen = Seen(
-            frame,
-            tuple(sightings),
-            problems,
-            {"detect": found - begun - marking, "landmarks": self._clock() - found + marking},
-            degraded=degraded,
-            grey=grey,
-        )
+        marking, self._marked_ns = self.watcher.marking_ns - self._marked_ns, self.watcher.marking_ns
+        spent = {"detect": settled + found - begun - marking, "landmarks": self._clock() - found + marking}
+        seen = Seen(frame, tuple(sightings), problems, spent, degraded=degraded, grey=grey)
+        self._looked = frame.index
         if self._recorder is not None:
             self._recorder.looked(frame, degraded)
         return seen
+
+    def settle(self) -> None:
+        """What the first half has put off until its last frame is answered; :meth:`look` does it where nobody has.
+
+        On the thread of :meth:`look`; the results are the same whenever it is called.
+        """
+        begun = self._clock()
+        self.watcher.settle()
+        self._settled_ns += self._clock() - begun
+
+    @property
+    def idle(self) -> bool:
+        """Whether every frame that was looked at is answered (or, where frames are dropped, the last one)."""
+        return self._answered == self._looked
 
     def answer(self, seen: Seen) -> Result:
         """The second half: what the network says of each face, smoothed over time."""
@@ -231,6 +244,7 @@ class Pipeline:
         result = Result(frame.index, now, tuple(faces), timings, frame.read_ns, seen.degraded)
         if self._budget is not None:
             self._budget.spend(timings["total"])
+        self._answered = frame.index
         if self._recorder is not None:
             self._recorder.answered(seen, self.fed, result)
         return result

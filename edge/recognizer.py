@@ -233,6 +233,7 @@ class Recognizer:
                     if self._use == "closed":
                         break
                     result = self._pipeline.answer(one)
+                self._running.stir()
                 yield one.frame, result
         finally:
             self._running.close_mailboxes()
@@ -281,7 +282,7 @@ class Recognizer:
                 raise OptionError("latest gives the newest result and drops what is older; leave drop='wait' out")
             source = self._begin("latest")
             seen = self._look(source, True, paced=not source.live)
-            self._running.start("edge-answer", _answer, seen, self._pipeline, self._newest)
+            self._running.start("edge-answer", _answer, seen, self._pipeline, self._newest, self._running.stir)
             self._newest.wait(START_TIMEOUT_S)
         self._begin("latest")
         result = self._newest.get()
@@ -417,6 +418,10 @@ class _Running:
         for mailbox in self.mailboxes:
             mailbox.close()
 
+    def stir(self) -> None:
+        for mailbox in self.mailboxes:
+            mailbox.stir()
+
     def start(self, name: str, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(name=name, target=target, args=(self.stop, *arguments), daemon=True)
         self._threads.append(thread)
@@ -472,6 +477,9 @@ def _look(stop: threading.Event, frames: Mailbox[Frame], pipeline: Pipeline, see
         while (frame := frames.get()) is not None:
             if not seen.put(pipeline.look(frame)):
                 break
+            # What a frame puts off waits for its answer, but makes no other frame wait.
+            frames.wait(lambda: pipeline.idle)
+            pipeline.settle()
     except BaseException as error:
         seen.end(error)
     else:
@@ -480,11 +488,14 @@ def _look(stop: threading.Event, frames: Mailbox[Frame], pipeline: Pipeline, see
         frames.close()
 
 
-def _answer(stop: threading.Event, seen: Mailbox[Seen], pipeline: Pipeline, newest: _Newest) -> None:
+def _answer(
+    stop: threading.Event, seen: Mailbox[Seen], pipeline: Pipeline, newest: _Newest, stir: Callable[[], None]
+) -> None:
     """A thread: the newest frame's result."""
     try:
         while (one := seen.get()) is not None:
             newest.put(pipeline.answer(one))
+            stir()
     except BaseException as error:
         newest.end(error)
     else:

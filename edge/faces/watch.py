@@ -6,6 +6,9 @@ sixth the landmarks are fitted anew. In each frame its small upright picture is 
 detector confirmed; where they differ, the detector looks at once. A face that neither shows is not there: nothing is
 made up.
 
+What need not be known at once is put off until the frame's faces are told, see :meth:`Watcher.settle`: landmarks fitted
+anew where nothing is in doubt, taken up in the frame after, and the search that comes next.
+
 For faces that are new whatever changed in the frame is searched beside all this, on a thread of its own where there is
 one, and now and then all of it; searches for large faces alone, or for those that look ahead, take turns with the full
 one. What it finds is taken up at a set age of the frame, not when it happens to be ready, so a replay gives the same
@@ -41,8 +44,8 @@ matters, and through which of the detector's filters, None for all. Whoever come
 soonest; who is small waits one search longer, or three who is turned away too. The four cost 0.53 of four full ones."""
 
 ROUND = 6
-"""Frames in a round: in the first the detector looks at a followed face, in the second its landmarks are fitted anew,
-in the others neither. Each takes a millisecond or more, so no frame does both unless something is in doubt."""
+"""Frames in a round: in the first the detector looks at a followed face, after the second its landmarks are fitted
+anew. Each takes a millisecond or more, so no frame waits for both unless something is in doubt."""
 
 CONFIRM_NS = 240_000_000
 """... and this much time at most, where frames are rare."""
@@ -133,6 +136,8 @@ class _Face:
     """Which of the detector's filters saw it then."""
     alike: float = 1.0
     """How like that it was in this frame."""
+    due: bool = False
+    """Whether its landmarks are to be fitted anew in this frame, once its faces are told."""
 
 
 class Apart:
@@ -147,7 +152,7 @@ class Apart:
         self._detector, self._landmarks = detector, landmarks
         self._next = 1
         self.marking_ns = 0
-        """Nanoseconds that the last picture's landmarks took."""
+        """Nanoseconds that landmarks took so far."""
 
     def look(self, grey: Grey, now_ns: int) -> list[Sighting]:
         """The faces of one picture, best first.
@@ -165,8 +170,11 @@ class Apart:
             picture = upright(grey, eyes)
             sightings.append(Sighting(self._next, detection.box, points, eyes, picture, now_ns, now_ns))
             self._next += 1
-        self.marking_ns = time.perf_counter_ns() - begun
+        self.marking_ns += time.perf_counter_ns() - begun
         return sightings
+
+    def settle(self) -> None:
+        """Nothing is put off here."""
 
 
 class Watcher:
@@ -199,7 +207,7 @@ class Watcher:
         self.longer = False
         """Whether to follow longer from one look of the detector to the next, ``LONGER`` in place of ``ROUND``."""
         self.marking_ns = 0
-        """Nanoseconds that the last frame's landmarks took."""
+        """Nanoseconds that landmarks took so far."""
 
     @property
     def searched(self) -> tuple[int, int]:
@@ -213,12 +221,12 @@ class Watcher:
             grey: uint8 (H, W); it is kept until the next frame, so it may not be written to.
             now_ns: capture time, not before the last frame's.
         """
+        self.settle()
         if self._before is not None and self._before.shape != grey.shape:
             # Another picture size is another view: what lay where says nothing.
             self._faces.clear()
             self._before = None
             self._drop_search()
-        self.marking_ns = 0
         joined = self._before is not None and now_ns - self._before_ns <= STRIDE_NS
         faces = [face for face in self._faces.values() if self._still_there(face, grey, now_ns, joined)]
         faces = _each_once(faces)
@@ -234,6 +242,18 @@ class Watcher:
         self._faces = {face.id: face for face in sorted((*faces, *new), key=lambda face: face.id)}
         self._before, self._before_ns, self._count = grey, now_ns, self._count + 1
         return self._sightings(now_ns)
+
+    def settle(self) -> None:
+        """Do what was put off until the last frame's faces were told; :meth:`look` does it first where nobody has.
+
+        When it is done makes no difference to what is found. Landmarks take a few milliseconds, in which dlib holds
+        Python's lock: whoever waits for this frame's result should have it before.
+        """
+        if self._search is not None:
+            self._search.start()
+        for face in list(self._faces.values()):
+            if face.due and self._before is not None:
+                self._refit(face, self._before)
 
     # -- faces that are known -----------------------------------------------------------------------------------------
 
@@ -267,15 +287,13 @@ class Watcher:
             box = follow.between(box, found.box, SETTLING)
         elif found is not None:
             box = found.box
-        marked = turn % turns == 1 or alike < DOUBTFUL
-        if marked:
-            fitted = self._mark(grey, box)
-            points = fitted if alike < DOUBTFUL else points + np.float32(SETTLING) * (fitted - points)
+        if alike < DOUBTFUL:
+            points = self._mark(grey, box)
             eyes = self._landmarks.eyes(points)
+            picture = upright(grey, eyes)
         if not follow.plausible(eyes, box):
             return False
-        if marked:
-            picture = upright(grey, eyes)
+        face.due = turn % turns == 1 and alike >= DOUBTFUL
         if found is not None:
             seen = follow.look(picture)
             alike = follow.likeness(seen, face.look)
@@ -285,6 +303,16 @@ class Watcher:
         face.alike = alike
         face.box, face.points, face.eyes, face.picture = box, points, eyes, picture
         return True
+
+    def _refit(self, face: _Face, grey: Grey) -> None:
+        """Fit a followed face's landmarks anew in the frame that it was last seen in."""
+        face.due = False
+        points = face.points + np.float32(SETTLING) * (self._mark(grey, face.box) - face.points)
+        eyes = self._landmarks.eyes(points)
+        if follow.plausible(eyes, face.box):
+            face.points, face.eyes = points, eyes
+        else:
+            del self._faces[face.id]
 
     def _mark(self, grey: Grey, box: Box) -> Points:
         begun = time.perf_counter_ns()
@@ -400,17 +428,29 @@ class Watcher:
 
 
 class _Search:
-    """A search of a whole frame that is under way."""
+    """A search of a whole frame, put off until :meth:`start`."""
 
     def __init__(
         self, find: Callable[[], list[Detection]], beside: Executor | None, begun_ns: int, known: list[Box]
     ) -> None:
         self.begun_ns, self.known = begun_ns, known
-        self._future: Future[list[Detection]] | None = None if beside is None else beside.submit(find)
-        self._found = find() if beside is None else []
+        self._find, self._beside = find, beside
+        self._future: Future[list[Detection]] | None = None
+
+    def start(self) -> None:
+        """Begin, if it has not begun; with nobody beside, it is over when this returns."""
+        if self._future is not None:
+            return
+        if self._beside is not None:
+            self._future = self._beside.submit(self._find)
+            return
+        self._future = Future()
+        self._future.set_result(self._find())
 
     def result(self) -> list[Detection]:
-        return self._found if self._future is None else self._future.result()
+        self.start()
+        assert self._future is not None
+        return self._future.result()
 
     def drop(self) -> None:
         """Not wanted any more; afterwards it no longer runs."""

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ import edge
 from benchmarks.loop import (
     at_pace,
     main,
+    network_at_pace,
     parts_alone,
     report,
     resident_mb,
@@ -62,8 +64,22 @@ def test_at_a_cameras_pace_every_picture_is_answered(clip, capsys):
     found = at_pace(str(clip), 50, 1.6, {"landmarks": "5"})
     assert found["given"] == found["results"] == 80, "the clip's 60 frames, and again from its beginning"
     assert 0 < found["age_ms"]["p50"] <= found["age_ms"]["p99"]
+    assert 0 < found["network_ms"]["p50"] < found["age_ms"]["p50"], (
+        "a result is no younger than the network's part of it"
+    )
     assert main(["--pace", "50", "--seconds", "0.5", "--video", str(clip), "--landmarks", "5"]) == 0
-    assert "25 results of 25 pictures at 50 a second" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "25 results of 25 pictures at 50 a second" in told
+    assert "bare network at that pace" in told
+
+
+def test_a_video_without_a_face_says_so_at_a_pace(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "grey.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (320, 240))
+    for _ in range(3):
+        writer.write(np.full((240, 320, 3), 128, np.uint8))
+    writer.release()
+    with pytest.raises(SystemExit, match="no face is found in it"):
+        network_at_pace(str(tmp_path / "grey.mp4"), 50, 0.1, {"landmarks": "5"})
 
 
 def test_changes_are_counted_by_face():

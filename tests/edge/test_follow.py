@@ -1,5 +1,7 @@
 """A face between two looks of the detector: carried along, held against itself, let go when it is not there."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from edge.faces import follow
 from edge.faces.detect import ALONE, STORED, FaceDetector
 from edge.faces.landmarks import Landmarks
 from edge.faces.upright import upright
-from edge.faces.watch import BRIDGED_NS, Watcher
+from edge.faces.watch import BRIDGED_NS, ROUND, SETTLING, Watcher
 from edge.synthetic import SyntheticSource
 from edge.types import Box
 
@@ -171,6 +173,60 @@ def test_landmarks_that_are_followed_lie_where_fitted_ones_do(landmarks):
         apart.append(np.abs(one.eyes - fitted).max() / np.hypot(*(fitted[1] - fitted[0])))
     assert np.median(apart) < 0.05
     assert max(apart) < 0.15
+
+
+def test_when_what_is_put_off_is_done_makes_no_difference(landmarks):
+    source = SyntheticSource(596, 336, 25)
+    late, soon = (Watcher(FaceDetector(), landmarks) for _ in range(2))
+    for index in range(30):
+        grey = cv2.cvtColor(source.picture(index / 25), cv2.COLOR_BGR2GRAY)
+        (one,), (other,) = late.look(grey, index * FRAME_NS), soon.look(grey, index * FRAME_NS)
+        np.testing.assert_array_equal(one.points, other.points)
+        np.testing.assert_array_equal(one.eyes, other.eyes)
+        assert (one.id, one.box, one.confirmed_ns) == (other.id, other.box, other.confirmed_ns)
+        marked = soon.marking_ns
+        soon.settle()
+        again = soon.marking_ns
+        soon.settle()
+        assert again == soon.marking_ns, "it is done once"
+        assert (again > marked) == ((index + one.id) % ROUND == 1 and index > 0)
+
+
+class Off(Landmarks):
+    """Landmarks that lie as far off as one says."""
+
+    by = 0.0
+
+    def points(self, grey, box):
+        return super().points(grey, box) + np.float32(self.by)
+
+
+def test_landmarks_are_fitted_after_a_frame_and_taken_up_in_the_next(grey):
+    marker = Off("5")
+    watcher, eyes = Watcher(FaceDetector(), marker), []
+    for index in range(ROUND + 2):
+        (one,) = watcher.look(grey, index * FRAME_NS)
+        eyes.append(one.eyes)
+        marker.by = 3.0
+    due = ROUND - one.id + 1  # the picture stands still: the fit alone moves the eyes
+    for before, after in pairwise(eyes[: due + 1]):
+        assert np.abs(after - before).max() < 0.3
+    assert eyes[due + 1] - eyes[due] == pytest.approx(SETTLING * 3, abs=0.3)
+
+
+def test_a_face_whose_new_landmarks_are_none_is_gone_in_the_next_frame(grey):
+    marker = Off("5")
+    watcher = Watcher(FaceDetector(), marker)
+    seen = []
+    for index in range(2 * ROUND):
+        marker.by = 70.0 if index == ROUND else 0.0
+        seen.append([(one.id, one.eyes is not None) for one in watcher.look(grey, index * FRAME_NS)])
+        watcher.settle()
+    assert seen == [[(1, True)]] * (2 * ROUND), "sought where it was, and found"
+    marker.by = 70.0
+    seen = [watcher.look(grey, (2 * ROUND + index) * FRAME_NS) for index in range(ROUND + 2)]
+    assert there(seen[0])
+    assert not there(seen[-1])
 
 
 def test_the_cost_of_a_frame_is_flat():

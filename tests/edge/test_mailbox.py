@@ -78,3 +78,26 @@ def test_waiting_for_a_time_only():
     mailbox.end(TimeoutError("the sender's own"))
     with pytest.raises(TimeoutError, match="the sender's own"):
         mailbox.get(1)
+
+
+@pytest.mark.parametrize("change", ["an item", "the end", "closing", "something else"])
+def test_waiting_without_receiving_ends_with_whatever_comes_first(change):
+    mailbox, so = Mailbox(1, DropPolicy.WAIT), threading.Event()
+    thread = threading.Thread(target=mailbox.wait, args=(so.is_set,))
+    thread.start()
+    mailbox.stir()
+    thread.join(0.05)
+    assert thread.is_alive(), "a stir alone is not what it waits for"
+    if change == "an item":
+        mailbox.put("a")
+    elif change == "the end":
+        mailbox.end()
+    elif change == "closing":
+        mailbox.close()
+    else:
+        so.set()
+        mailbox.stir()
+    thread.join(2)
+    assert not thread.is_alive()
+    if change == "an item":
+        assert mailbox.get(0) == "a"

@@ -9,7 +9,8 @@ import pytest
 
 import edge
 from edge.camera import open_source
-from edge.faces.watch import LOOK_AROUND_NS
+from edge.faces.watch import LOOK_AROUND_NS, ROUND
+from edge.recognizer import LOOK_AHEAD
 
 
 def plain(result):
@@ -59,6 +60,54 @@ def test_the_halves_run_at_once(make_clip, monkeypatch):
         monkeypatch.setattr(recognizer._pipeline, "answer", slow_answer)
         assert len(list(recognizer)) == 40
     assert seen_while_answering >= 20
+
+
+def test_what_is_put_off_waits_for_the_answer_and_for_no_other_frame(make_clip, monkeypatch):
+    """Landmarks are fitted anew while nobody waits: a frame's answer is out, and the next one is not here yet."""
+    images = [frame.image for frame in open_source(make_clip(40))]
+
+    def paced():
+        for image in images:
+            time.sleep(0.04)
+            yield image
+
+    fitted = []
+    with edge.Recognizer(paced(), landmarks="5", drop="wait") as recognizer:
+        pipeline, answer = recognizer._pipeline, recognizer._pipeline.answer
+        points = pipeline.watcher._landmarks.points
+
+        def fit(grey, box):
+            fitted.append(pipeline.idle)
+            return points(grey, box)
+
+        def slow_answer(seen):
+            time.sleep(0.01)
+            return answer(seen)
+
+        monkeypatch.setattr(pipeline.watcher._landmarks, "points", fit)
+        monkeypatch.setattr(pipeline, "answer", slow_answer)
+        assert len(list(recognizer)) == len(images)
+    again = fitted[1:]
+    assert len(again) >= len(images) // ROUND - 1
+    assert sum(again) >= 0.6 * len(again), "a busy machine may be behind now and then"
+
+
+def test_a_frame_that_is_here_does_not_wait_for_the_answer_to_another(make_clip, monkeypatch):
+    """With frames in store, finding faces goes ahead of the network as far as it may."""
+    with edge.Recognizer(make_clip(20), landmarks="5") as recognizer:
+        pipeline, look, ahead = recognizer._pipeline, recognizer._pipeline.look, []
+
+        def counted(frame):
+            ahead.append(frame.index)
+            return look(frame)
+
+        monkeypatch.setattr(pipeline, "look", counted)
+        results = iter(recognizer)
+        next(results)
+        give_up = time.monotonic() + 2
+        while len(ahead) <= 1 + LOOK_AHEAD and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert len(ahead) > 1 + LOOK_AHEAD
 
 
 def test_the_search_beside_the_frames_that_fails_is_told(make_clip, monkeypatch):
