@@ -34,6 +34,9 @@ SIZE = 596, 336
 FRAMES = 464
 FPS = 25.0
 
+DECODED_S = 0.008
+"""How long before it is due a picture is decoded, where the loop is driven at a camera's pace, seconds."""
+
 EYES = (202.0, 107.0), (246.0, 106.0)
 MOUTH = (225.0, 150.0)
 """Places in the portrait, pixels."""
@@ -134,12 +137,17 @@ def at_pace(video: str, fps: float, seconds: float, options: dict[str, Any]) -> 
     def pictures() -> Iterator[Image]:
         nonlocal given
         begun = time.perf_counter()
-        while True:
+        while given < seconds * fps:
             with closing(open_source(video)) as source:
-                for frame in source:
+                frames = iter(source)
+                while given < seconds * fps:
                     due = begun + given / fps
-                    if given >= seconds * fps:
-                        return
+                    # A camera's picture costs nothing before its time: it is decoded shortly before it is due, and not
+                    # while the loop is at work on the one before.
+                    time.sleep(max(0.0, due - DECODED_S - time.perf_counter()))
+                    frame = next(frames, None)
+                    if frame is None:
+                        break
                     time.sleep(max(0.0, due - time.perf_counter()))
                     given += 1
                     yield frame.image
