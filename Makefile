@@ -32,9 +32,10 @@ demo: $(RUNTIME)/.installed
 	$(RUNTIME)/bin/edge run synthetic:// --jsonl out/demo.jsonl --video out/demo.mp4
 
 # Two processes of one thread each; the tests of a file stay together. Tests that fail (pytest's exit status 1, and no
-# other) beside another process are tried once more, alone: some measure time.
+# other) beside another process are tried once more, alone: some measure time. A process that crashes is not replaced:
+# pytest-xdist would wait for ever.
 test: lint
-	OMP_NUM_THREADS=1 $(DESKTOP)/bin/python -m pytest -n 2 --dist loadfile || { [ $$? -eq 1 ] && \
+	OMP_NUM_THREADS=1 $(DESKTOP)/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 || { [ $$? -eq 1 ] && \
 		$(DESKTOP)/bin/python -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: $(DESKTOP)/.installed

@@ -24,6 +24,25 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 
+CRASHED = 3
+"""Exit status of a run in which a process crashed."""
+
+_crashed: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_handlecrashitem(crashitem: str) -> None:
+    """A process crashed in this test: what it had yet to run of the same file is not run by another."""
+    _crashed.append(crashitem)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """So such a run is no mere failure, which could be made good by trying the failed tests once more."""
+    if _crashed:
+        session.exitstatus = CRASHED
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Material that may not ship; tests that want it skip where it is absent."""
