@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,14 @@ hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def trace_memory() -> Iterator[Callable[[], None]]:
+    """Call it to trace memory from then on. It ends when the test has returned and its threads are gone: before Python
+    3.12.9, ``tracemalloc.stop`` may crash a thread that is at work (github.com/python/cpython/issues/128679)."""
+    yield tracemalloc.start
+    tracemalloc.stop()
 
 
 CRASHED = 3

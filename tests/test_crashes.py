@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import CRASHED, ROOT
 
 pytest.importorskip("xdist")
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_process_that_crashes_is_told_and_the_others_go_on(tmp_path):
@@ -32,4 +34,4 @@ def test_a_process_that_crashes_is_told_and_the_others_go_on(tmp_path):
     )
     assert "crashed while running 'test_dies.py::test_dies'" in done.stdout
     assert "1 failed, 5 passed" in done.stdout, done.stdout[-2000:]
-    assert done.returncode == CRASHED
+    assert done.returncode == 3, "neither success nor a failure that may be tried again"

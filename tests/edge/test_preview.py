@@ -272,7 +272,7 @@ def test_the_page_and_its_files_are_in_the_package(make_preview):
 # -- the loop goes on --------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_does_not_read_loses_old_messages_and_the_loop_does_not_wait(make_preview):
+def test_a_client_that_does_not_read_loses_old_messages_and_the_loop_does_not_wait(make_preview, trace_memory):
     preview = make_preview()
     slow = socket.create_connection(("127.0.0.1", port_of(preview)))
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -283,18 +283,15 @@ def test_a_client_that_does_not_read_loses_old_messages_and_the_loop_does_not_wa
     until(lambda: preview._board.clients()[0] == 1)
     (feed,) = preview._board._feeds
     picture = frame(0)
-    tracemalloc.start()
-    try:
-        slowest = used = 0.0
-        for number in range(15_000):
-            begun = time.perf_counter()
-            preview.write(picture, result(number))
-            slowest = max(slowest, time.perf_counter() - begun)
-            if number == 8_000:
-                used = tracemalloc.get_traced_memory()[0]
-        grown = tracemalloc.get_traced_memory()[0] - used
-    finally:
-        tracemalloc.stop()
+    trace_memory()
+    slowest = used = 0.0
+    for number in range(15_000):
+        begun = time.perf_counter()
+        preview.write(picture, result(number))
+        slowest = max(slowest, time.perf_counter() - begun)
+        if number == 8_000:
+            used = tracemalloc.get_traced_memory()[0]
+    grown = tracemalloc.get_traced_memory()[0] - used
     assert feed.lost > 5_000
     assert preview._board.clients()[1] == feed.lost
     assert len(feed.lines) <= QUEUE

@@ -288,13 +288,13 @@ def test_a_mistake_in_a_program_is_not_taken_for_a_lost_camera():
     assert time.monotonic() - begun < 1
 
 
-def test_a_slow_consumer_gets_the_newest_and_memory_stays_flat():
+def test_a_slow_consumer_gets_the_newest_and_memory_stays_flat(trace_memory):
     script = Script(every_s=0.001, size=(640, 480))
     source = script.source()
     frames = iter(source)
     next(frames)
     time.sleep(0.2)
-    tracemalloc.start()
+    trace_memory()
     before, _ = tracemalloc.get_traced_memory()
     behind = []
     for _ in range(5):
@@ -302,7 +302,6 @@ def test_a_slow_consumer_gets_the_newest_and_memory_stays_flat():
         frame = next(frames)
         behind.append(script.taken - frame.index)
     after, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
     source.close()
     # 900 KB a picture: one in the consumer's hands, one waiting, one or two on their way.
     assert after - before < 5 * 921_600

@@ -319,7 +319,7 @@ def test_opening_and_closing_again_and_again_leaves_nothing():
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_slow_consumers_memory_is_flat(live):
+def test_a_slow_consumers_memory_is_flat(live, trace_memory):
     """Frames of 0.9 MB, many times faster than they are taken: only what may lie ready does."""
     script = Script(every_s=0.001, size=(640, 480))
     read = [0]
@@ -335,15 +335,12 @@ def test_a_slow_consumers_memory_is_flat(live):
         for _ in range(3):
             next(results)
         time.sleep(0.3)
-        tracemalloc.start()
-        try:
-            before, _ = tracemalloc.get_traced_memory()
-            for _ in range(5):
-                time.sleep(0.15)
-                result = next(results)
-            after, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+        trace_memory()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(5):
+            time.sleep(0.15)
+            result = next(results)
+        after, peak = tracemalloc.get_traced_memory()
         if not live:
             assert read[0] - result.frame <= 12, "what lies between the source and the consumer"
         # Freed ones were not traced, so the room that is taken anew is that of the few places between the threads.
