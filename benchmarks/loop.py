@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -137,20 +137,16 @@ def at_pace(video: str, fps: float, seconds: float, options: dict[str, Any]) -> 
     def pictures() -> Iterator[Image]:
         nonlocal given
         begun = time.perf_counter()
-        while given < seconds * fps:
-            with closing(open_source(video)) as source:
-                frames = iter(source)
-                while given < seconds * fps:
-                    due = begun + given / fps
-                    # A camera's picture costs nothing before its time: it is decoded shortly before it is due, and not
-                    # while the loop is at work on the one before.
-                    time.sleep(max(0.0, due - DECODED_S - time.perf_counter()))
-                    frame = next(frames, None)
-                    if frame is None:
-                        break
-                    time.sleep(max(0.0, due - time.perf_counter()))
-                    given += 1
-                    yield frame.image
+        with closing(_over_and_over(video)) as images:
+            while given < seconds * fps:
+                due = begun + given / fps
+                # A camera's picture costs nothing before its time: it is decoded shortly before it is due, and not
+                # while the loop is at work on the one before.
+                time.sleep(max(0.0, due - DECODED_S - time.perf_counter()))
+                image = next(images)
+                time.sleep(max(0.0, due - time.perf_counter()))
+                given += 1
+                yield image
 
     with edge.Recognizer(pictures(), drop="wait", **options) as recognizer:
         ages = [result.age_ms for result in recognizer]
@@ -163,6 +159,14 @@ def at_pace(video: str, fps: float, seconds: float, options: dict[str, Any]) -> 
         "age_ms": _percentiles(ages[round(fps) :] or ages),
         "network_ms": _percentiles(alone),
     }
+
+
+def _over_and_over(video: str) -> Generator[Image, None, None]:
+    """A video's pictures, from its beginning again when it is at its end."""
+    while True:
+        with closing(open_source(video)) as source:
+            for frame in source:
+                yield frame.image
 
 
 def network_at_pace(video: str, fps: float, seconds: float, options: dict[str, Any]) -> list[float]:
@@ -188,8 +192,8 @@ def network_at_pace(video: str, fps: float, seconds: float, options: dict[str, A
             raise SystemExit(f"{video}: no face is found in it; give a video that shows one")
         spent: list[float] = []
         begun = time.perf_counter()
-        while not spent or len(spent) < seconds * fps:
-            time.sleep(max(0.0, begun + len(spent) / fps - time.perf_counter()))
+        for number in range(max(1, math.ceil(seconds * fps))):
+            time.sleep(max(0.0, begun + number / fps - time.perf_counter()))
             before = time.perf_counter()
             pipeline._windows.answer(*fed[0])
             spent.append((time.perf_counter() - before) * 1e3)

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 STAGES = ("detect", "landmarks", "align", "flow", "infer", "smooth", "total")
 """Keys of ``Result.timings_ms``, in order; ``flow`` is there where the bundle wants motion. Those of a stage that runs
 once a face are summed over the faces. ``detect`` holds following and matching; ``landmarks`` the quality too. What is
-put off until a frame is answered (:meth:`Pipeline.settle`) counts in the frame after, though that does not wait."""
+put off until a frame is answered (:meth:`Pipeline.settle`) counts in the frame after, though that need not wait for
+it."""
 
 HARDLY = 0.25
 """Weight, in the average over time, of a frame that shows a face too badly to be read."""
@@ -160,8 +161,8 @@ class Pipeline:
             frame: the next one.
             degraded: steps to do it with, as recorded; None is what the budget says.
         """
-        self.settle()
-        begun, (settled, self._settled_ns) = self._clock(), (self._settled_ns, 0)
+        begun = self._clock()
+        settled, self._settled_ns = self._settled_ns, 0
         if degraded is None:
             degraded = self._budget.steps if self._budget is not None else ()
         if isinstance(self.watcher, Watcher):
@@ -185,7 +186,7 @@ class Pipeline:
         return seen
 
     def settle(self) -> None:
-        """What the first half has put off until its last frame is answered; :meth:`look` does it where nobody has.
+        """What the first half has put off until its last frame is answered; the next look does it where nobody has.
 
         On the thread of :meth:`look`; the results are the same whenever it is called.
         """

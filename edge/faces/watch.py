@@ -136,7 +136,7 @@ class _Face:
     """Which of the detector's filters saw it then."""
     alike: float = 1.0
     """How like that it was in this frame."""
-    due: bool = False
+    unfitted: bool = False
     """Whether its landmarks are to be fitted anew in this frame, once its faces are told."""
 
 
@@ -252,7 +252,7 @@ class Watcher:
         if self._search is not None:
             self._search.start()
         for face in list(self._faces.values()):
-            if face.due and self._before is not None:
+            if face.unfitted and self._before is not None:
                 self._refit(face, self._before)
 
     # -- faces that are known -----------------------------------------------------------------------------------------
@@ -278,22 +278,21 @@ class Watcher:
         since = now_ns - face.confirmed_ns
         # A look that rare frames or a doubt brought forward is not followed by another at once.
         due = since >= most or (turn % turns == 0 and 2 * since >= most)
-        if due or alike < DOUBTFUL:
+        doubtful = alike < DOUBTFUL
+        if due or doubtful:
             found = self._detector.see(grey, box, face.filter)
             # What the detector no longer sees beside another face is most likely hidden by it.
             if found is None and (not alone or alike < CERTAIN or since > BRIDGED_NS):
                 return False
-        if found is not None and alike >= DOUBTFUL:
-            box = follow.between(box, found.box, SETTLING)
-        elif found is not None:
-            box = found.box
-        if alike < DOUBTFUL:
+        if found is not None:
+            box = found.box if doubtful else follow.between(box, found.box, SETTLING)
+        if doubtful:
             points = self._mark(grey, box)
             eyes = self._landmarks.eyes(points)
             picture = upright(grey, eyes)
         if not follow.plausible(eyes, box):
             return False
-        face.due = turn % turns == 1 and alike >= DOUBTFUL
+        face.unfitted = turn % turns == 1 and not doubtful
         if found is not None:
             seen = follow.look(picture)
             alike = follow.likeness(seen, face.look)
@@ -306,7 +305,7 @@ class Watcher:
 
     def _refit(self, face: _Face, grey: Grey) -> None:
         """Fit a followed face's landmarks anew in the frame that it was last seen in."""
-        face.due = False
+        face.unfitted = False
         points = face.points + np.float32(SETTLING) * (self._mark(grey, face.box) - face.points)
         eyes = self._landmarks.eyes(points)
         if follow.plausible(eyes, face.box):
@@ -448,8 +447,7 @@ class _Search:
         self._future.set_result(self._find())
 
     def result(self) -> list[Detection]:
-        self.start()
-        assert self._future is not None
+        assert self._future is not None, "not started"
         return self._future.result()
 
     def drop(self) -> None:

@@ -222,6 +222,7 @@ def test_a_face_whose_new_landmarks_are_none_is_gone_in_the_next_frame(grey):
         marker.by = 70.0 if index == ROUND else 0.0
         seen.append([(one.id, one.eyes is not None) for one in watcher.look(grey, index * FRAME_NS)])
         watcher.settle()
+        assert list(watcher._faces) == ([] if index == ROUND else [1])
     assert seen == [[(1, True)]] * (2 * ROUND), "sought where it was, and found"
     marker.by = 70.0
     seen = [watcher.look(grey, (2 * ROUND + index) * FRAME_NS) for index in range(ROUND + 2)]
