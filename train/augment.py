@@ -22,9 +22,9 @@ def augment(
     """Warp, mirror, gamma, blur, noise and erase, each example differently.
 
     Args:
-        pixels: by input name, (N, T, C, H, W) float32, 0..255.
+        pixels: by input name, (N, T, C, H, W) float32, 0..255, on any device.
         recipe: which changes, how strong.
-        generator: the only source of randomness.
+        generator: the only source of randomness, on the pixels' device.
         motion: names of the inputs that are flow images: these are only mirrored, their motion with them.
 
     Returns:
@@ -35,7 +35,7 @@ def augment(
     scale = 1 + _uniform(count, recipe.scale, generator)
     # grid_sample's coordinates span -1..1, so a shift by a fraction of the side counts double.
     across, down = (2 * _uniform(count, recipe.shift, generator) for _ in range(2))
-    mirrored = (torch.rand(count, generator=generator) < 0.5) & recipe.mirror
+    mirrored = (_rand(count, generator) < 0.5) & recipe.mirror
     exponent = torch.exp(_uniform(count, recipe.gamma, generator))[:, None, None, None, None]
     flip = torch.where(mirrored, -1.0, 1.0)
     cosine, sine = torch.cos(angle) / scale, torch.sin(angle) / scale
@@ -67,10 +67,10 @@ def mix(
     """Mix each example with another of the batch, inputs and labels alike (mixup, Zhang et al. 2018, equation 1).
 
     Args:
-        given: by argument name, (N, ...) float32, normalised.
-        labels: (N, K) float32, rows that sum to 1.
+        given: by argument name, (N, ...) float32, normalised, on any device.
+        labels: (N, K) float32, rows that sum to 1, on the same.
         alpha: of the Beta distribution that the share is drawn from, one for each example.
-        generator: the only source of randomness.
+        generator: the only source of randomness, on the CPU: a seed asked of a GPU waits for all that it has to do.
 
     Returns:
         The same shapes and dtypes.
@@ -78,8 +78,8 @@ def mix(
     count = len(labels)
     # Torch's own Beta takes no generator: NumPy draws, from a seed that the generator gives.
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    share = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count)).float()
-    other = torch.randperm(count, generator=generator)
+    share = torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count)).float().to(labels.device)
+    other = torch.randperm(count, generator=generator).to(labels.device)
 
     def mixed(values: Tensor) -> Tensor:
         part = share.reshape(-1, *[1] * (values.dim() - 1))
@@ -89,7 +89,12 @@ def mix(
 
 
 def _uniform(count: int, limit: float, generator: torch.Generator) -> Tensor:
-    return (2 * torch.rand(count, generator=generator) - 1) * limit
+    return (2 * _rand(count, generator) - 1) * limit
+
+
+def _rand(shape: int | torch.Size, generator: torch.Generator) -> Tensor:
+    """Uniform in 0..1, where the generator is."""
+    return torch.rand(shape, generator=generator, device=generator.device)
 
 
 def _warp(pictures: Tensor, change: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ def _mirror_motion(flows: Tensor, mirrored: Tensor) -> Tensor:
 
 def _strengths(count: int, most: float, generator: torch.Generator) -> Tensor:
     """(N,): 0 for half of the examples, uniform up to ``most`` for the others."""
-    return most * torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
+    return most * _rand(count, generator) * (_rand(count, generator) < 0.5)
 
 
 def _blur(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
@@ -117,7 +122,7 @@ def _blur(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
     # Under a fifth of a pixel nothing changes; it keeps the exponent finite.
     sigma = _strengths(len(pictures), most, generator).clamp(min=0.2)
     reach = math.ceil(3 * most)
-    kernel = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma[:, None] ** 2))
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1, device=sigma.device) ** 2) / (2 * sigma[:, None] ** 2))
     kernel = kernel / kernel.sum(1, keepdim=True)
     # Examples lie side by side as channels, each with a kernel of its own; time and colour are a batch.
     flat = pictures.flatten(1, 2).transpose(0, 1)
@@ -133,20 +138,22 @@ def _blur(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
 def _noise(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
     """A sensor's noise, each example's of its own strength, each pixel on its own."""
     strength = _strengths(len(pictures), most, generator)[:, None, None, None, None]
-    return (pictures + strength * torch.randn(pictures.shape, generator=generator)).clamp(0, 255)
+    grain = torch.randn(pictures.shape, generator=generator, device=generator.device)
+    return (pictures + strength * grain).clamp(0, 255)
 
 
 def _erase(pictures: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """A random rectangle of noise, at the same place in all pictures of an example."""
     count, _, _, height, width = pictures.shape
-    chosen = torch.rand(count, generator=generator) < probability
-    area = 0.02 + 0.23 * torch.rand(count, generator=generator)
+    chosen = _rand(count, generator) < probability
+    area = 0.02 + 0.23 * _rand(count, generator)
     ratio = torch.exp(_uniform(count, math.log(3.0), generator))
     tall, wide = height * (area * ratio).sqrt(), width * (area / ratio).sqrt()
-    top = torch.rand(count, generator=generator) * (height - tall).clamp(min=0)
-    left = torch.rand(count, generator=generator) * (width - wide).clamp(min=0)
-    row, column = torch.arange(height)[None, :, None], torch.arange(width)[None, None, :]
+    top = _rand(count, generator) * (height - tall).clamp(min=0)
+    left = _rand(count, generator) * (width - wide).clamp(min=0)
+    down, across = (torch.arange(side, device=pictures.device) for side in (height, width))
+    row, column = down[None, :, None], across[None, None, :]
     top, left, tall, wide = (value[:, None, None] for value in (top, left, tall, wide))
     inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide) & chosen[:, None, None]
-    noise = 255 * torch.rand(pictures.shape, generator=generator)
+    noise = 255 * _rand(pictures.shape, generator)
     return torch.where(inside[:, None, None], noise, pictures)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from edge.bundle import InputSpec
+from edge.bundle import InputSpec, Normalisation
 from edge.preprocess import normalise
 from train.augment import augment
 from train.examples import Examples
@@ -26,6 +26,7 @@ def tensors(
     specs: Sequence[InputSpec],
     recipe: Recipe | None = None,
     generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, torch.Tensor]:
     """Some examples as tensors.
 
@@ -34,7 +35,8 @@ def tensors(
         chosen: which of them.
         specs: the network's inputs.
         recipe: how to change them at random; None leaves them as they are.
-        generator: the only source of that randomness.
+        generator: the only source of that randomness, on ``device``.
+        device: where the pixels are changed and normalised. They travel as bytes, a quarter of what becomes of them.
 
     Returns:
         float32 by argument name: a face is (N, C, H, W), a clip or flow (N, T, C, H, W).
@@ -45,15 +47,39 @@ def tensors(
         frames = array if spec.kind != "face" else array[:, None]
         # Grey comes without an axis for its channel.
         frames = frames[..., None] if spec.channels == 1 else frames
-        pixels[spec.name] = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3))).float()
+        laid = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)))
+        pixels[spec.name] = laid.to(device).float()
     if recipe is not None and generator is not None:
         pixels = augment(pixels, recipe, generator, motion=[spec.name for spec in specs if spec.kind == "flow"])
     given = {}
     for spec in specs:
         values = pixels[spec.name]
-        ready = torch.from_numpy(normalise(values.flatten(0, 1).numpy(), spec.normalisation)).reshape(values.shape)
+        ready = normalised(values.flatten(0, 1), spec.normalisation).reshape(values.shape)
         given[ARGUMENTS[spec.kind]] = ready[:, 0] if spec.kind == "face" else ready
     return given
+
+
+def normalised(pixels: torch.Tensor, how: Normalisation) -> torch.Tensor:
+    """What :func:`edge.preprocess.normalise` makes of grey levels, on their own device.
+
+    On the CPU it is that function; a GPU would wait for the way there and back, so the same sums are written for it.
+
+    Args:
+        pixels: (N, C, H, W) float32, 0..255.
+        how: see :class:`edge.bundle.Normalisation`.
+
+    Returns:
+        (N, C, H, W) float32.
+    """
+    return torch.from_numpy(normalise(pixels.numpy(), how)) if pixels.device.type == "cpu" else _on_device(pixels, how)
+
+
+def _on_device(pixels: torch.Tensor, how: Normalisation) -> torch.Tensor:
+    if how.kind == "fixed":
+        mean, std = (torch.tensor(value, device=pixels.device)[:, None, None] for value in (how.mean, how.std))
+        return (pixels - mean) / std
+    variance, mean = torch.var_mean(pixels, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (pixels - mean) / variance.sqrt().clamp(min=how.min_std)
 
 
 def epoch_order(count: int, batch: int, seed: int, groups: np.ndarray | None = None) -> list[torch.Tensor]:
@@ -75,10 +101,12 @@ def epoch_order(count: int, batch: int, seed: int, groups: np.ndarray | None = N
     return [order[step * batch : (step + 1) * batch] for step in range(max(1, len(order) // batch))]
 
 
-def in_order(examples: Examples, specs: Sequence[InputSpec]) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:
-    """All examples as they are, in pieces that fit in memory: (places, tensors)."""
+def in_order(
+    examples: Examples, specs: Sequence[InputSpec], device: torch.device | str = "cpu"
+) -> Iterator[tuple[slice, dict[str, torch.Tensor]]]:
+    """All examples as they are, in pieces that fit in memory: (places, tensors on the device)."""
     size = sum(int(np.prod(spec.shape)) for spec in specs)
     step = max(1, min(512, EVALUATION_VALUES // size))
     for start in range(0, len(examples), step):
         places = slice(start, min(start + step, len(examples)))
-        yield places, tensors(examples, places, specs)
+        yield places, tensors(examples, places, specs, device=device)

@@ -106,7 +106,7 @@ def load(path: Path) -> Checkpoint:
         needed = [entry.name for entry in fields(Checkpoint) if entry.default is MISSING or entry.name in stored]
         values = {name: stored[name] for name in needed}
         # A setting that is younger than the checkpoint was off when it was made, as it is by default.
-        recipe = {**plain(Recipe()), **values["recipe"]}
+        recipe = {**plain(Recipe()), "held_out_seed": values["recipe"].get("seed", 0), **values["recipe"]}
         checkpoint = Checkpoint(**{**values, "recipe": recipe, "labels": tuple(values["labels"])})
         checkpoint.network()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

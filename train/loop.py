@@ -39,6 +39,9 @@ from train.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from train.stages import Closed, Stage, Stepwise, Work, plan, predict
 from train.twins import difference_hash
 
+LOOK = 20
+"""Steps from one look at the loss to the next: a look waits for all that a GPU still has to do."""
+
 
 class TrainingError(EdgeError):
     """Training can't go on: the loss is not a number, the disk is full, or the checkpoint is another run's."""
@@ -122,8 +125,13 @@ def train(
             f"{len(settings.teachers)} teachers and {recipe.distil:g} of the labels from them; "
             "expected both --teacher and --distil, or neither"
         )
+    if recipe.matched and not settings.teachers:
+        raise TrainingError("matched answers of no teacher; give --teacher and --distil, or leave --matched out")
     if settings.teachers:
-        work.answers = teachers.answers(settings.teachers, learn, recipe, fabric.device)
+        if recipe.matched:
+            work.ask = teachers.panel(settings.teachers, learn, work.specs, recipe, fabric.device)
+        else:
+            work.answers = teachers.answers(settings.teachers, learn, recipe, fabric.device)
     stages = plan(work)
     network.to(fabric.device)
     run = _Run(fabric, work, stages, copies_of(held_out, examples), out, settings, report)
@@ -245,20 +253,14 @@ class _Run:
         torch.manual_seed(_seed(recipe, index, epoch) + fabric.global_rank)
         generator = torch.Generator().manual_seed(_seed(recipe, index, epoch))
         stage.module.train()
-        losses = []
+        losses: list[torch.Tensor] = []
         batches = epoch_order(stage.count, recipe.batch, _seed(recipe, index, epoch), stage.groups)
         shown = self._progress and fabric.is_global_zero
         steps = tqdm(batches, desc=f"{stage.name} {epoch + 1}/{epochs}", leave=False, disable=None if shown else True)
-        for chosen in steps:
+        for step, chosen in enumerate(steps, 1):
             # Every process makes the same batch and keeps its share: the draws don't depend on how many there are.
             batch = _share(stage.batch(chosen, generator), fabric)
             loss = ready(*batch)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"loss is {value} in epoch {epoch + 1} of {stage.name}; the last good checkpoint is "
-                    f"{self.out / 'last.pt'}; lower --learning-rate and --resume"
-                )
             if stage.gradient:
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
@@ -266,9 +268,16 @@ class _Run:
                 schedule.step()
                 if average is not None:
                     average.update_parameters(stage.module)
-            losses.append(value)
-            steps.set_postfix(loss=f"{value:.3f}")
-        mean = fabric.all_reduce(torch.tensor(float(np.mean(losses)), device=fabric.device), reduce_op="mean")
+            losses.append(loss.detach())
+            if step % LOOK == 0 or step == len(batches):
+                value = float(torch.stack(losses[-LOOK:]).sum())
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"loss is {value} in epoch {epoch + 1} of {stage.name}; the last good checkpoint is "
+                        f"{self.out / 'last.pt'}; lower --learning-rate and --resume"
+                    )
+                steps.set_postfix(loss=f"{float(losses[-1]):.3f}")
+        mean = fabric.all_reduce(torch.stack(losses).mean().to(fabric.device), reduce_op="mean")
         assert isinstance(mean, torch.Tensor)
         return float(mean)
 
@@ -357,7 +366,9 @@ class _Run:
         """Go back to ``last.pt``: finished stages' modules, their results handed on, and the current one's state."""
         stored = load(self.out / "last.pt")
         wanted = (self.work.family.name, plain(self.work.config), plain(self.work.recipe), self.work.learn.names)
-        if (stored.family, stored.config, stored.recipe, stored.labels) != wanted:
+        # A setting that is younger than the checkpoint was as it is by default.
+        config = {**plain(self.work.family.config()), **stored.config}
+        if (stored.family, config, stored.recipe, stored.labels) != wanted:
             raise TrainingError(
                 f"{self.out / 'last.pt'} was trained with other settings; give the same ones, or another --out"
             )
@@ -421,7 +432,7 @@ def split(examples: Examples, recipe: Recipe) -> tuple[Examples, Examples]:
         return examples, examples.subset(originals[:0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a rare class may have fewer members than there are folds
-        folding = StratifiedGroupKFold(folds, shuffle=True, random_state=recipe.seed)
+        folding = StratifiedGroupKFold(folds, shuffle=True, random_state=recipe.held_out_seed)
         _, held_out = next(iter(folding.split(originals, examples.labels[originals], groups)))
     held_out = originals[held_out]
     sequences = {examples.sequences[i] for i in held_out}
@@ -481,6 +492,9 @@ def _fabric(settings: Settings) -> Fabric:
         )
         if several:
             fabric.launch()
+    if fabric.device.type == "cuda":
+        # All batches have one size, and the first of them finds the fastest convolutions.
+        torch.backends.cudnn.benchmark = True
     return fabric
 
 

@@ -39,6 +39,9 @@ class Recipe:
     none. Only where the loss is plain cross-entropy."""
     distil: float = 0.0
     """Weight of the teachers' answers beside the labels (Hinton et al. 2015), where the run has teachers."""
+    matched: bool = False
+    """The teachers answer to what the network is shown, changed and mixed as it is (Beyer et al. 2022), rather than
+    once to each picture and its mirror image."""
     average: float = 0.0
     """Decay of an exponential average of the weights, per step; the average is what is evaluated and exported."""
     rotation: float = 0.0
@@ -65,4 +68,7 @@ class Recipe:
     """An epoch shows one example of each sequence, drawn anew: a picture or one of its copies, not all of them."""
     held_out: float = 0.05
     """Share of the training part that is kept out for model selection and calibration."""
+    held_out_seed: int = 0
+    """Draws that share; runs that teach one another must agree in it."""
     seed: int = 0
+    """Of everything else that is random."""

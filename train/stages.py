@@ -49,7 +49,9 @@ class Work:
     stills: Examples | None = None
     """Faces for the single-face path of the AFEW form; None takes the clips' last frames."""
     answers: npt.NDArray[np.float32] | None = None
-    """What the run's teachers say of ``learn``, (N, K) probabilities."""
+    """What the run's teachers say of ``learn``, (N, K) probabilities; None without any, or where they are asked."""
+    ask: Callable[[dict[str, Tensor]], Tensor] | None = None
+    """The run's teachers, where they answer to what the network is shown: tensors by name to (N, K) probabilities."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -162,21 +164,36 @@ class Supervised(Stepwise):
 
     def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
         """Augmented tensors by argument name, and labels (N,) int64, or shares of each (N, K) float32."""
-        recipe = self.work.recipe
-        given = tensors(self._learn, chosen.numpy(), self._specs, recipe, generator)
-        labels = torch.from_numpy(self._learn.labels[chosen.numpy()])
-        answers = self.work.answers if self._learn is self.work.learn else None
-        if self._loss is not None or (not recipe.mixup and answers is None):
+        recipe, device = self.work.recipe, self.work.device
+        draws = generator
+        if device.type != "cpu":
+            seed = int(torch.randint(2**62, (1,), generator=generator))
+            draws = torch.Generator(device).manual_seed(seed)
+        given = tensors(self._learn, chosen.numpy(), self._specs, recipe, draws, device)
+        labels = torch.from_numpy(self._learn.labels[chosen.numpy()]).to(device)
+        answers = self.work.answers if self._taught else None
+        if self._loss is not None or (not recipe.mixup and answers is None and self._ask is None):
             return given, labels
         shares = functional.one_hot(labels, len(self._learn.names)).float()
         if answers is not None:
-            shares = torch.lerp(shares, torch.from_numpy(answers[chosen.numpy()]), recipe.distil)
+            shares = torch.lerp(shares, torch.from_numpy(answers[chosen.numpy()]).to(device), recipe.distil)
         return mix(given, shares, recipe.mixup, generator) if recipe.mixup else (given, shares)
+
+    @property
+    def _taught(self) -> bool:
+        """Whether it learns from what the run's teachers know, and not from other pictures."""
+        return self._learn is self.work.learn
+
+    @property
+    def _ask(self) -> Callable[[dict[str, Tensor]], Tensor] | None:
+        return self.work.ask if self._taught else None
 
     def loss(self, given: dict[str, Tensor], labels: Tensor) -> Tensor:
         """A scalar."""
         if self._loss is not None:
             return self._loss(*given.values(), labels)
+        if self._ask is not None:
+            labels = torch.lerp(labels.float(), self._ask(given), self.work.recipe.distil)
         return functional.cross_entropy(
             self._network(**given), labels, label_smoothing=self.work.recipe.label_smoothing
         )
@@ -452,8 +469,8 @@ def describe_all(
     """Features of all examples as they are: (N, D) float32 on the CPU."""
     parts = []
     with torch.inference_mode():
-        for _, given in in_order(examples, specs):
-            parts.append(describe({name: value.to(device) for name, value in given.items()}).float().cpu())
+        for _, given in in_order(examples, specs, device):
+            parts.append(describe(given).float().cpu())
     # A copy outside inference mode: what comes next wants gradients.
     return torch.cat(parts).clone()
 
@@ -465,6 +482,6 @@ def predict(
     network.eval()
     parts = []
     with torch.inference_mode():
-        for _, given in in_order(examples, specs):
-            parts.append(network(**{name: value.to(device) for name, value in given.items()}).float().cpu().numpy())
+        for _, given in in_order(examples, specs, device):
+            parts.append(network(**given).float().cpu().numpy())
     return np.concatenate(parts)

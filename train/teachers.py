@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import softmax
 
+from edge.bundle import InputSpec
 from edge.errors import EdgeError
 from train.checkpoint import Checkpoint, load
 from train.examples import Examples
@@ -47,6 +48,57 @@ def weights(path: Path, family: Family, network: torch.nn.Module, recipe: Recipe
         ) from error
 
 
+class Panel:
+    """Earlier runs that are asked of each batch: the mean of their calibrated answers to what the network is shown.
+
+    A network that is shown a picture changed and mixed should not answer as its teachers did to the clean one; that
+    they see the same, and for many epochs, is what brings a small network closest to them (Beyer et al. 2022).
+    """
+
+    def __init__(self, networks: Sequence[tuple[torch.nn.Module, float]]) -> None:
+        """Networks in evaluation mode, each with its temperature."""
+        self._networks = tuple(networks)
+
+    @torch.no_grad()
+    def __call__(self, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Tensors by argument name -> (N, K) float32 probabilities."""
+        said = [torch.softmax(network(**given).float() / warmth, dim=1) for network, warmth in self._networks]
+        return torch.stack(said).mean(dim=0)
+
+
+def panel(
+    paths: Sequence[Path],
+    examples: Examples,
+    inputs: Sequence[InputSpec],
+    recipe: Recipe,
+    device: torch.device | str = "cpu",
+) -> Panel:
+    """Earlier runs, ready to be asked.
+
+    Args:
+        paths: checkpoints of networks that eat faces.
+        examples: the pictures, with the labels that the networks were trained for.
+        inputs: what the network that will learn from them eats: they are shown the same tensors.
+        recipe: of the run that will learn from the answers.
+        device: where to compute.
+
+    Raises:
+        TeacherError: no network of faces, other inputs or labels, or it learnt from what this run holds out.
+        CheckpointError: no whole checkpoint there.
+    """
+    networks = []
+    for path in paths:
+        teacher = _teacher(path, examples, recipe)
+        if teacher.inputs != tuple(inputs):
+            raise TeacherError(
+                f"{path}: eats {teacher.inputs[0].shape} {teacher.inputs[0].colour}, not what this run's network does; "
+                "a teacher that is asked of each batch sees the same tensors; leave --matched out"
+            )
+        network = teacher.network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks.append((network, teacher.temperature))
+    return Panel(networks)
+
+
 def answers(
     paths: Sequence[Path], examples: Examples, recipe: Recipe, device: torch.device | str = "cpu"
 ) -> npt.NDArray[np.float32]:
@@ -68,20 +120,25 @@ def answers(
     mirrored = replace(examples, arrays={name: pixels[:, :, ::-1] for name, pixels in examples.arrays.items()})
     said = []
     for path in paths:
-        teacher = _load(path, recipe)
-        if [spec.kind for spec in teacher.inputs] != ["face"] or teacher.inputs[0].name not in examples.arrays:
-            raise TeacherError(f"{path}: a {teacher.family} network; expected one that eats what this run does, faces")
-        if teacher.labels != examples.names:
-            raise TeacherError(f"{path}: knows {', '.join(teacher.labels)}; expected {', '.join(examples.names)}")
+        teacher = _teacher(path, examples, recipe)
         network = teacher.network().to(device)
         for view in (examples, mirrored):
             said.append(softmax(predict(network, view, teacher.inputs, device) / teacher.temperature, axis=1))
     return np.mean(said, axis=0, dtype=np.float32)
 
 
+def _teacher(path: Path, examples: Examples, recipe: Recipe) -> Checkpoint:
+    teacher = _load(path, recipe)
+    if [spec.kind for spec in teacher.inputs] != ["face"] or teacher.inputs[0].name not in examples.arrays:
+        raise TeacherError(f"{path}: a {teacher.family} network; expected one that eats what this run does, faces")
+    if teacher.labels != examples.names:
+        raise TeacherError(f"{path}: knows {', '.join(teacher.labels)}; expected {', '.join(examples.names)}")
+    return teacher
+
+
 def _load(path: Path, recipe: Recipe) -> Checkpoint:
     earlier = load(path)
-    theirs, ours = ((run["held_out"], run["seed"]) for run in (earlier.recipe, vars(recipe)))
+    theirs, ours = ((run["held_out"], run["held_out_seed"]) for run in (earlier.recipe, vars(recipe)))
     if theirs != ours:
         raise TeacherError(
             f"{path}: held out {theirs[0]:g} of its pictures by seed {theirs[1]}, this run {ours[0]:g} by seed "

@@ -65,6 +65,20 @@ def test_the_residual_trunk_halves_by_stride():
     assert sum(p.numel() for p in network.parameters()) < 2_000_000
 
 
+def test_a_wider_trunk_has_as_many_times_the_filters():
+    narrow, wide = (cspp.CSPP(cspp.Config(variant="residual", hidden=64, width=width)) for width in (1, 2))
+    count = [sum(p.numel() for p in network.blocks.parameters() if p.dim() == 4) for network in (narrow, wide)]
+    # All but the first convolution, which eats one channel either way, have both their sides doubled.
+    assert count[1] == 4 * (count[0] - 9 * 32) + 2 * 9 * 32
+    assert wide.eval()(torch.zeros(2, 1, 48, 48)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("config", [cspp.Config(width=2), cspp.Config(variant="residual", width=0)])
+def test_a_width_that_no_network_has(config):
+    with pytest.raises(ValueError, match="expected 1, or more with residual"):
+        cspp.CSPP(config)
+
+
 def test_a_residual_block_that_learnt_nothing_hands_its_input_on():
     """He et al. 2016, equation 2: what is learnt is what to add."""
     block = Residual(8, 8).eval()

@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edge.bundle import Normalisation
+from edge.preprocess import normalise
 from train import batches, checkpoint, loop, metrics, stages
 from train.__main__ import main
 from train.augment import augment, mix
@@ -220,6 +222,55 @@ def test_augmentations_stay_in_range_and_off_means_off():
     flipped = sum(torch.allclose(m, p.flip(-1), atol=1e-2) for m, p in pairs)
     assert flipped + sum(torch.allclose(m, p, atol=1e-2) for m, p in pairs) == 16
     assert 3 < flipped < 13
+
+
+def test_all_changes_stay_on_the_pixels_device():
+    """Nothing is computed on ``meta``, but what mixes two devices fails there as it would on a GPU."""
+
+    class Elsewhere:
+        device = torch.device("meta")
+
+    def drawn(draw):
+        return lambda *shape, generator, device: draw(*shape, device=device)
+
+    pixels = {"face": torch.empty(4, 1, 1, 48, 48, device="meta"), "flow": torch.empty(4, 2, 3, 8, 8, device="meta")}
+    everything = Recipe(rotation=20, scale=0.2, shift=0.1, mirror=True, gamma=0.5, erase=1.0, blur=1.0, noise=5.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", drawn(torch.rand))
+        patch.setattr(torch, "randn", drawn(torch.randn))
+        changed = augment(pixels, everything, Elsewhere(), motion=["flow"])
+    assert {name: (value.shape, value.device.type) for name, value in changed.items()} == {
+        name: (value.shape, "meta") for name, value in pixels.items()
+    }
+    mixed, labels = mix(changed, torch.empty(4, 7, device="meta"), 0.4, torch.Generator().manual_seed(0))
+    assert {value.device.type for value in (*mixed.values(), labels)} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Normalisation("per_image", min_std=8.0),
+        Normalisation("fixed", mean=(120.0, 110.0, 90.0), std=(50.0, 60.0, 70.0)),
+    ],
+    ids=lambda how: how.kind,
+)
+def test_a_gpu_normalises_as_the_robot_does(how):
+    pixels = torch.randint(0, 256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float()
+    pixels[1] = 7.0
+    pixels[2] = pixels[2] / 64 + 100
+    wanted = normalise(pixels.numpy(), how)
+    assert batches.normalised(pixels, how).numpy() == pytest.approx(wanted, abs=0)
+    assert batches._on_device(pixels, how).numpy() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_held_out_slice_has_a_seed_of_its_own(toy_corpus):
+    examples = PICTURES["fer2013"](toy_corpus, "train")
+
+    def held_out(**changed):
+        return loop.split(examples, replace(QUICK, **changed))[1].sequences
+
+    assert held_out(seed=1) == held_out()
+    assert held_out(held_out_seed=1) != held_out()
 
 
 def test_mixing_mixes_inputs_and_labels_alike():

@@ -95,7 +95,7 @@ def test_what_can_teach_nothing_is_refused(earlier, toy_corpus, tmp_path, capsys
         return error
 
     teach = ("--teacher", earlier, "--distil", "0.5")
-    assert "it has learnt from pictures that this run wants to be judged by" in refused(*teach, "--seed", "1")
+    assert "it has learnt from pictures that this run wants to be judged by" in refused(*teach, "--held-out-seed", "1")
     assert "it has learnt from pictures" in refused("--start", earlier, "--held-out", "0.1")
     assert "expected both --teacher and --distil, or neither" in refused("--teacher", earlier)
     assert "expected both --teacher and --distil, or neither" in refused("--distil", "0.5")
@@ -104,4 +104,76 @@ def test_what_can_teach_nothing_is_refused(earlier, toy_corpus, tmp_path, capsys
     other = tmp_path / "other.pt"
     replace(checkpoint.load(earlier), labels=("a", "b", "c", "d", "e", "f", "g")).save(other)
     assert "knows a, b, c, d, e, f, g; expected angry" in refused("--teacher", other, "--distil", "0.5")
+    assert "matched answers of no teacher" in refused("--matched")
     assert not (tmp_path / "out" / "best.pt").exists()
+
+
+def test_another_seed_of_the_rest_is_no_hindrance(earlier, toy_corpus, tmp_path):
+    """Teachers that differ in their draws agree in what they hold out."""
+    arguments = ["cspp", "--data", str(toy_corpus), "--out", str(tmp_path), *OPTIONS, "--seed", "3"]
+    assert main([*arguments, "--teacher", str(earlier), "--distil", "0.5"]) == 0
+    first, other = (checkpoint.load(path) for path in (earlier, tmp_path / "best.pt"))
+    assert first.held_out["count"] == other.held_out["count"]
+    assert (first.recipe["seed"], other.recipe["seed"]) == (0, 3)
+
+
+def test_a_seed_that_drew_the_held_out_slice_is_remembered(earlier, tmp_path):
+    """Before the slice had a seed of its own, it was drawn by the run's."""
+    stored = checkpoint.load(earlier)
+    recipe = {name: value for name, value in stored.recipe.items() if name != "held_out_seed"}
+    replace(stored, recipe={**recipe, "seed": 5}).save(tmp_path / "old.pt")
+    assert checkpoint.load(tmp_path / "old.pt").recipe["held_out_seed"] == 5
+
+
+def matched(earlier, examples, **changed):
+    """The only stage of a run whose teacher is asked of each batch."""
+    recipe = replace(RECIPE, distil=0.25, matched=True, **changed)
+    torch.manual_seed(0)
+    network = FAMILIES["cspp"].build(SMALL).eval()
+    work = stages.Work(FAMILIES["cspp"], SMALL, recipe, examples, examples, network)
+    work.ask = teachers.panel([earlier], examples, work.specs, recipe)
+    (stage,) = stages.plan(work)
+    return work, stage
+
+
+def test_a_panel_answers_to_what_the_network_is_shown(earlier, examples):
+    """Changed and mixed as it is, by hand: cross-entropy against a quarter of the answer and the rest of the label."""
+    work, stage = matched(earlier, examples, mixup=0.4, rotation=20.0, noise=20.0)
+    given, shares = stage.batch(torch.arange(32), torch.Generator().manual_seed(0))
+    stored = checkpoint.load(earlier)
+    with torch.no_grad():
+        said = torch.softmax(stored.network()(**given) / stored.temperature, 1)
+        plain = torch.softmax(
+            torch.from_numpy(stages.predict(stored.network(), examples, stored.inputs)[:32]) / stored.temperature, 1
+        )
+        logits = torch.log_softmax(work.network(**given), 1)
+    assert torch.allclose(work.ask(given), said, atol=1e-5)
+    assert (said - plain).abs().max() > 0.1, "it does not say what it says of the clean picture"
+    by_hand = -((0.75 * shares + 0.25 * said) * logits).sum(1).mean()
+    assert float(stage.loss(given, shares).detach()) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_a_panel_is_asked_without_mixing_too(earlier, examples):
+    work, stage = matched(earlier, examples)
+    given, shares = stage.batch(torch.tensor([5, 0, 9]), torch.Generator().manual_seed(0))
+    assert shares.numpy() == pytest.approx(np.eye(len(examples.names))[examples.labels[[5, 0, 9]]])
+    assert not work.ask(given).requires_grad
+    stage.loss(given, shares).backward()
+    assert all(parameter.grad is not None for parameter in work.network.parameters())
+
+
+def test_a_panel_teaches_in_bfloat16(earlier, examples, tmp_path):
+    """Fabric hands a step's tensors on in the precision of its sums; the teachers' answers are float32."""
+    recipe = replace(RECIPE, distil=0.5, matched=True, epochs=1, mixup=0.2)
+    few = examples.subset(np.arange(0, len(examples), 4))
+    settings = loop.Settings(progress=False, teachers=(earlier,), precision="bf16-mixed")
+    (entry,) = loop.train(FAMILIES["cspp"], SMALL, recipe, few, tmp_path, settings).state["history"]
+    assert 0 < entry["loss"] < 4
+
+
+def test_a_panel_eats_what_its_pupil_does(earlier, examples, tmp_path):
+    work, _ = matched(earlier, examples)
+    (spec,) = work.specs
+    other = replace(spec, normalisation=replace(spec.normalisation, min_std=2.0))
+    with pytest.raises(teachers.TeacherError, match="leave --matched out"):
+        teachers.panel([earlier], examples, [other], work.recipe)

@@ -59,6 +59,8 @@ class Config:
     """Probability of dropping a hidden unit (table 2)."""
     batch_norm: bool = False
     """See the departures."""
+    width: int = 1
+    """Multiplies the filters of ``residual``; a wider one teaches, it does not ship."""
 
 
 class CSPP(nn.Module):
@@ -69,11 +71,13 @@ class CSPP(nn.Module):
         if config.variant not in VARIANTS:
             raise ValueError(f"unknown C-SPP variant {config.variant!r}; expected one of {', '.join(VARIANTS)}")
         self.config = config
-        self.blocks = _residual() if config.variant == "residual" else _ladder(config)
+        if config.width < 1 or (config.width > 1 and config.variant != "residual"):
+            raise ValueError(f"width {config.width} of {config.variant}; expected 1, or more with residual")
+        self.blocks = _residual(config.width) if config.variant == "residual" else _ladder(config)
         # The residual trunk halves by stride.
         self.pool = nn.Identity() if config.variant == "residual" else nn.MaxPool2d(2)
         self.pyramid = SpatialPyramidPooling((3, 2, 1))
-        features = {"cspp": 14 * (128 + 64), "residual": 14 * (256 + 128)}.get(config.variant)
+        features = {"cspp": 14 * (128 + 64), "residual": 14 * (256 + 128) * config.width}.get(config.variant)
         if features is None:
             # No pyramid: the last map, pooled once more, as it lies.
             side = 48 >> len(self.blocks)
@@ -113,14 +117,15 @@ def _ladder(config: Config) -> nn.ModuleList:
     return nn.ModuleList(blocks)
 
 
-def _residual() -> nn.ModuleList:
-    """(N, 1, 48, 48) -> (N, 64, 24, 24) -> (N, 128, 12, 12) -> (N, 256, 6, 6)."""
-    first = [convolution(1, 32, 3, batch_norm=True), convolution(32, 64, 3, batch_norm=True, stride=2)]
+def _residual(width: int) -> nn.ModuleList:
+    """(N, 1, 48, 48) -> (N, 64, 24, 24) -> (N, 128, 12, 12) -> (N, 256, 6, 6), channels times ``width``."""
+    stem, one, two, three = (width * filters for filters in (32, 64, 128, 256))
+    first = [convolution(1, stem, 3, batch_norm=True), convolution(stem, one, 3, batch_norm=True, stride=2)]
     return nn.ModuleList(
         [
-            nn.Sequential(*first, Residual(64, 64), Residual(64, 64)),
-            nn.Sequential(Residual(64, 128, stride=2), Residual(128, 128)),
-            Residual(128, 256, stride=2),
+            nn.Sequential(*first, Residual(one, one), Residual(one, one)),
+            nn.Sequential(Residual(one, two, stride=2), Residual(two, two)),
+            Residual(two, three, stride=2),
         ]
     )
 
