@@ -45,6 +45,18 @@ def test_it_learns(toy_corpus, tmp_path, capsys):
     assert 0 < stored.abstain_below <= 1
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU for this torch")
+def test_it_learns_on_a_gpu(toy_corpus, tmp_path):
+    """All that is drawn there is another draw, so what comes out is compared by what it can do."""
+    recipe = replace(
+        QUICK, epochs=15, learning_rate=0.004, mixup=0.2, rotation=5.0, blur=0.5, noise=3.0, mirror=True, gamma=0.2
+    )
+    made = run(toy_corpus, tmp_path, recipe, accelerator="cuda", precision="auto")
+    assert made.held_out["accuracy"] > 0.6
+    assert {value.device.type for value in made.weights.values()} == {"cpu"}
+
+
 def test_a_resumed_run_ends_with_the_same_weights(toy_corpus, tmp_path):
     straight = run(toy_corpus, tmp_path / "straight")
 
