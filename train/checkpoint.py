@@ -107,7 +107,9 @@ def load(path: Path) -> Checkpoint:
         values = {name: stored[name] for name in needed}
         # A setting that is younger than the checkpoint was off when it was made, as it is by default.
         recipe = {**plain(Recipe()), "held_out_seed": values["recipe"].get("seed", 0), **values["recipe"]}
-        checkpoint = Checkpoint(**{**values, "recipe": recipe, "labels": tuple(values["labels"])})
+        config = {**plain(FAMILIES[stored["family"]].config()), **values["config"]}
+        labels = tuple(values["labels"])
+        checkpoint = Checkpoint(**{**values, "config": config, "recipe": recipe, "labels": labels})
         checkpoint.network()
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

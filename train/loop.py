@@ -366,9 +366,7 @@ class _Run:
         """Go back to ``last.pt``: finished stages' modules, their results handed on, and the current one's state."""
         stored = load(self.out / "last.pt")
         wanted = (self.work.family.name, plain(self.work.config), plain(self.work.recipe), self.work.learn.names)
-        # A setting that is younger than the checkpoint was as it is by default.
-        config = {**plain(self.work.family.config()), **stored.config}
-        if (stored.family, config, stored.recipe, stored.labels) != wanted:
+        if (stored.family, stored.config, stored.recipe, stored.labels) != wanted:
             raise TrainingError(
                 f"{self.out / 'last.pt'} was trained with other settings; give the same ones, or another --out"
             )

@@ -125,6 +125,13 @@ def test_a_seed_that_drew_the_held_out_slice_is_remembered(earlier, tmp_path):
     assert checkpoint.load(tmp_path / "old.pt").recipe["held_out_seed"] == 5
 
 
+def test_a_network_option_that_is_younger_than_a_checkpoint_is_its_default(earlier, tmp_path):
+    stored = checkpoint.load(earlier)
+    config = {name: value for name, value in stored.config.items() if name != "width"}
+    replace(stored, config=config).save(tmp_path / "old.pt")
+    assert checkpoint.load(tmp_path / "old.pt").config == stored.config
+
+
 def matched(earlier, examples, **changed):
     """The only stage of a run whose teacher is asked of each batch."""
     recipe = replace(RECIPE, distil=0.25, matched=True, **changed)
