@@ -41,10 +41,19 @@ def check_frame(image: object) -> Image:
     if image.ndim != 3 or image.shape[2] != 3:
         raise FrameError(f"frame has shape {image.shape}; {expected}")
     if image.dtype != np.uint8:
-        raise FrameError(f"frame has dtype {image.dtype}; {expected}: values 0..255, frame.astype('uint8')")
+        raise FrameError(f"frame has dtype {image.dtype}; {expected}: values 0..255, {_as_bytes(image)}")
     if min(image.shape[:2]) < SMALLEST:
         raise FrameError(f"frame is {image.shape[1]}x{image.shape[0]} pixels; expected {SMALLEST}x{SMALLEST} or larger")
     return image
+
+
+def _as_bytes(image: Image) -> str:
+    """What to type so that a picture of another dtype keeps its greys: a plain ``astype`` would make 0..1 black."""
+    if image.dtype == np.uint16:
+        return "(frame >> 8).astype('uint8')"
+    if image.dtype.kind == "f" and image.max() <= 1:
+        return "(255 * frame).astype('uint8')"
+    return "frame.astype('uint8')"
 
 
 class SourceState(str, Enum):
