@@ -248,6 +248,9 @@ def _train(options: argparse.Namespace) -> int:
     learn = part(examples, "train") if "train" in examples.splits else examples
     print(f"{_size(family, config)}; {_counted(learn)} to learn from{_marked(examples)}", flush=True)
     _warn(family, options)
+    if recipe.held_out > 0:
+        # Of tens of thousands of pictures this takes most of a minute.
+        print(f"setting {recipe.held_out:.0%} of them aside to judge by, related pictures together", flush=True)
     settings = replace(_settings(options), start=options.start, teachers=tuple(options.teacher))
     best = train(family, config, recipe, learn, options.out, settings, _reporter(recipe))
     print(f"best: {best.stage}, epoch {best.epoch}{_held_out(best)} -> {options.out / 'best.pt'}")

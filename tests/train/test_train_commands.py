@@ -207,7 +207,9 @@ def test_finished_crops_of_another_size(class_folders, tmp_path, capsys):
     arguments += ["--width", 1 / 64, "--batch", "32", "--out", tmp_path / "out", "--workers", "1", "--trunk", trunk]
     assert "no face found" in refused(capsys, *arguments)
     assert main([str(argument) for argument in [*arguments, "--cropped"]]) == 0
-    assert "192 examples to learn from" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "192 examples to learn from" in out
+    assert "setting 5% of them aside" in out
     torch.save({**VGG16(1000, width=1 / 64).state_dict(), "features.0.weight": torch.zeros(9, 3, 3, 3)}, trunk)
     message = refused(capsys, *arguments, "--cropped", "--out", tmp_path / "other")
     assert "features.0.weight has shape (9, 3, 3, 3), expected (1, 3, 3, 3)" in message
