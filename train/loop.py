@@ -270,13 +270,13 @@ class _Run:
                     average.update_parameters(stage.module)
             losses.append(loss.detach())
             if step % LOOK == 0 or step == len(batches):
-                value = float(torch.stack(losses[-LOOK:]).sum())
-                if not math.isfinite(value):
+                latest = torch.stack(losses[-LOOK:]).tolist()
+                if not math.isfinite(sum(latest)):
                     raise TrainingError(
-                        f"loss is {value} in epoch {epoch + 1} of {stage.name}; the last good checkpoint is "
+                        f"loss is {sum(latest)} in epoch {epoch + 1} of {stage.name}; the last good checkpoint is "
                         f"{self.out / 'last.pt'}; lower --learning-rate and --resume"
                     )
-                steps.set_postfix(loss=f"{float(losses[-1]):.3f}")
+                steps.set_postfix(loss=f"{latest[-1]:.3f}")
         mean = fabric.all_reduce(torch.stack(losses).mean().to(fabric.device), reduce_op="mean")
         assert isinstance(mean, torch.Tensor)
         return float(mean)
