@@ -766,30 +766,6 @@ def exported(torch, network, *inputs):
     return onnx.load_from_string(program.model_proto.SerializeToString())
 
 
-def test_what_export_writes(torch):
-    """Every family's networks, small, through today's exporter."""
-    import importlib
-
-    from export.lower import lower
-    from export.to_onnx import to_onnx
-    from train.models import FAMILIES
-
-    small = {
-        "conv_lstm": {"filters": 4, "units": 4, "side": 16},
-        "two_stream": {"width": 1 / 64, "depth": 1, "frames": 2},
-        "emotional_vlan": {"width": 1 / 64, "length": 3},
-        "dam_cnn": {"width": 1 / 64, "decoders": 2},
-    }
-    tried = [("cspp", {"variant": name, "hidden": 8, "batch_norm": True}) for name in ("plain8", "cspp")]
-    for family, options in [*tried, *small.items()]:
-        config = importlib.import_module(f"train.models.{family}").Config(**options)
-        network = FAMILIES[family].build(config).eval()
-        if family == "dam_cnn":
-            network = network.inference()
-        for part in lower(network, FAMILIES[family].inputs(config)).parts:
-            assert [str(violation) for violation in lint(to_onnx(part))] == [], f"{family}, {part.role}"
-
-
 def test_an_lstm_is_found(torch):
     class Recurrent(torch.nn.Module):
         def __init__(self):

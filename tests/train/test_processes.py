@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 def test_two_processes_take_the_steps_of_one(toy_corpus, tmp_path):
     """The same loss curve and the same weights, to rounding. Dropout is off: its masks differ by process."""
-    arguments = ["train", "cspp", "--data", toy_corpus, "--variant", "plain7", "--dropout", "0", "--hidden", "16"]
+    arguments = ["train", "cspp", "--data", toy_corpus, "--variant", "baseline", "--dropout", "0", "--hidden", "16"]
     arguments += ["--optimizer", "sgd", "--learning-rate", "0.02", "--epochs", "2", "--batch", "32", "--jitter", "0"]
     arguments += ["--held-out", "0.2", "--shift", "0.05", "--rotation", "5", "--threads", "1", "--accelerator", "cpu"]
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
