@@ -15,7 +15,7 @@ RUNTIME ?= .venv
 DESKTOP ?= .venv-desktop
 # Where the CPU build of torch comes from another place, or a GPU build is wanted: make test TORCH=torch
 TORCH ?= torch==2.13.0
-# More options of the soak: make soak SOAK="--seed 1 --landmarks 5"
+# More options of the soak: make soak SOAK="--seed 1 --landmarks 68"
 SOAK ?=
 # More options of the benchmarks: make bench BENCH="--families"
 BENCH ?=

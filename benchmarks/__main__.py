@@ -16,6 +16,7 @@ from benchmarks.errors import BenchError
 from edge.arguments import BAD_INPUT, Parser
 from edge.bundle import Bundle, packaged
 from edge.errors import EdgeError
+from edge.faces.landmarks import DEFAULT_MODEL, MODELS
 
 OUT = Path("out/bench")
 DATA = Path("../shared/data/fer2013")
@@ -41,7 +42,7 @@ def _measure(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="less of everything: under two minutes")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured (5; quick 3)")
     parser.add_argument("--video", metavar="FILE", help="measure the loop on this video instead of a made one")
-    parser.add_argument("--landmarks", choices=("68", "5"), default="68")
+    parser.add_argument("--landmarks", choices=MODELS, default=DEFAULT_MODEL)
     parser.add_argument("--data", type=Path, metavar="FOLDER", help=f"labelled crops, or none ({DATA} if it is there)")
     parser.add_argument("--corpus", default="fer2013", help="which corpus that is (fer2013)")
     parser.add_argument(

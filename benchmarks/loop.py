@@ -26,6 +26,7 @@ import numpy as np
 
 import edge
 from edge.camera import open_source
+from edge.faces.landmarks import DEFAULT_MODEL, MODELS
 from edge.source import read_picture
 from edge.synthetic import FACE, PORTRAIT
 from edge.types import Image, Result
@@ -353,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--bundle", help="as for edge run")
     parser.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), default="auto")
-    parser.add_argument("--landmarks", choices=("68", "5"), default="68")
+    parser.add_argument("--landmarks", choices=MODELS, default=DEFAULT_MODEL)
     parser.add_argument("--json", metavar="FILE", help="write every figure there")
     options = parser.parse_args(arguments)
     chosen = {"bundle": options.bundle, "precision": options.precision, "landmarks": options.landmarks}

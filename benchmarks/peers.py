@@ -27,12 +27,13 @@ import numpy as np
 
 from benchmarks.loop import write_clip
 from edge.errors import EdgeError
+from edge.faces.landmarks import MODELS
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent / "rivals"
 OURS_ON_CROPS = Path(__file__).with_name("crops_edge.py")
 
-OURS = "68", "5"
+OURS = MODELS
 """Landmark models that ours is run with: one before each run of a rival, the other after it, in turns."""
 
 BUSY = 1.5

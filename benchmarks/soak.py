@@ -36,6 +36,7 @@ import numpy as np
 import edge
 from benchmarks.faulty import STILL, Script, noisy
 from benchmarks.loop import resident_mb
+from edge.faces.landmarks import DEFAULT_MODEL, MODELS
 from edge.source import SourceHealth, read_picture
 from edge.synthetic import PORTRAIT, SyntheticSource
 from edge.types import Frame, Image, Result
@@ -328,7 +329,7 @@ def soak(
     seconds: float | None = None,
     seed: int = 0,
     *,
-    landmarks: Literal["68", "5"] = "68",
+    landmarks: Literal["5", "68"] = DEFAULT_MODEL,
     bundle: str | None = None,
     each: Callable[[Frame, Result], None] = lambda frame, result: None,
 ) -> Found:
@@ -474,7 +475,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, metavar="N", help="stop after N seconds, if that is sooner")
     parser.add_argument("--seed", type=int, default=0, help="draws the faults (0)")
     parser.add_argument("--bundle", help="as for edge run")
-    parser.add_argument("--landmarks", choices=("68", "5"), default="68")
+    parser.add_argument("--landmarks", choices=MODELS, default=DEFAULT_MODEL)
     parser.add_argument("--json", metavar="FILE", help="write every figure there, the samples of memory among them")
     options = parser.parse_args(arguments)
     if options.frames < 1 or (options.seconds is not None and not options.seconds > 0):

@@ -29,6 +29,7 @@ from edge.bundle import Bundle, to_document
 from edge.device import describe
 from edge.engine import BACKENDS, open_engine, preferred
 from edge.errors import EdgeError
+from edge.faces.landmarks import DEFAULT_MODEL
 from export.figures import size as bundle_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -169,7 +170,7 @@ def run(
     *,
     command: Sequence[str] = (),
     video: str | None = None,
-    landmarks: str = "68",
+    landmarks: str = DEFAULT_MODEL,
     data: Path | None = None,
     corpus: str = "fer2013",
     lengths: Mapping[int, str] | None = None,
@@ -184,7 +185,7 @@ def run(
         plan: how much.
         command: what was typed, for the record.
         video: a file; None is a made one.
-        landmarks: ``68`` or ``5``.
+        landmarks: ``5`` or ``68``.
         data: a labelled corpus' folder; None measures no accuracy.
         corpus: its name.
         lengths: paths of bundles of one family that differ in their window's length, by that length.

@@ -14,7 +14,7 @@ One picture, one call: :func:`recognize` gives a :class:`Result` of :class:`Face
 and a :class:`FaceState`.
 
     >>> from edge.synthetic import PORTRAIT
-    >>> result = edge.recognize(PORTRAIT, landmarks="5")
+    >>> result = edge.recognize(PORTRAIT)
     >>> isinstance(result, edge.Result), [isinstance(face, edge.Face) for face in result.faces]
     (True, [True])
     >>> face = result.faces[0]
@@ -27,12 +27,12 @@ Frames of one's own, calmer or not (:class:`Smoothing`), with another bundle (:c
 file instead of all (:class:`DropPolicy`).
 
     >>> calm = edge.Smoothing(time_constant_ms=300)
-    >>> with edge.Recognizer(landmarks="5", smoothing=calm) as recognizer:
+    >>> with edge.Recognizer(smoothing=calm) as recognizer:
     ...     recognizer.process(np.zeros((48, 64, 3), np.uint8), captured_ns=0).faces
     ()
     >>> edge.Bundle.open().manifest.labels
     ('angry', 'disgust', 'fear', 'happy', 'sad', 'surprise', 'neutral')
-    >>> with edge.Recognizer("synthetic://", landmarks="5", drop=edge.DropPolicy.DROP_OLDEST) as recognizer:
+    >>> with edge.Recognizer("synthetic://", drop=edge.DropPolicy.DROP_OLDEST) as recognizer:
     ...     recognizer.policy.value
     'drop_oldest'
 
@@ -42,7 +42,7 @@ A :class:`Source` of one's own gives :class:`Frame` s; :class:`SourceHealth` cou
     >>> class Black(edge.Source):
     ...     def __iter__(self):
     ...         yield edge.Frame(index=0, captured_ns=0, image=np.zeros((48, 64, 3), np.uint8))
-    >>> with edge.Recognizer(Black("black", fps=25), landmarks="5") as recognizer:
+    >>> with edge.Recognizer(Black("black", fps=25)) as recognizer:
     ...     [result.frame for result in recognizer]
     [0]
     >>> recognizer.health == edge.SourceHealth(state=edge.SourceState.CONNECTING)
@@ -69,7 +69,7 @@ Everything that goes wrong on purpose is an :class:`EdgeError`, told in one line
     True
     >>> told(edge.ClosedError, recognizer.process, np.zeros((48, 64, 3), np.uint8))
     True
-    >>> with edge.Recognizer("synthetic://?frames=2", landmarks="5") as recognizer:
+    >>> with edge.Recognizer("synthetic://?frames=2") as recognizer:
     ...     told(edge.StaleResultError, recognizer.latest, max_age_ms=0)
     True
     >>> issubclass(edge.MissingPackageError, ImportError)  # says what to install

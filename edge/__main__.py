@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--precision", choices=("auto", "fp32", "fp16", "int8"), default="auto", help="which of the bundle's graphs"
     )
-    run.add_argument("--landmarks", choices=("68", "5"), default="68", help="landmark model (default: 68)")
+    run.add_argument("--landmarks", choices=("5", "68"), default="5", help="landmark model (default: 5)")
     run.add_argument("--min-face", type=int, metavar="PIXELS", help="smallest face to find (default: 60; pictures 40)")
     run.add_argument("--jsonl", metavar="FILE|-", help="write one JSON line a frame")
     run.add_argument("--video", metavar="OUT.mp4", help="write the annotated video")

@@ -12,6 +12,7 @@ import numpy as np
 
 from edge.bundle import Bundle
 from edge.errors import FrameError, OptionError, SourceError
+from edge.faces.landmarks import DEFAULT_MODEL
 from edge.recognizer import Recognizer
 from edge.source import DEFAULT_FPS, Source, check_frame, read_picture
 from edge.types import Frame, Image, Result
@@ -39,7 +40,7 @@ def recognize(
     bundle: str | os.PathLike[str] | None = None,
     backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto",
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto",
-    landmarks: Literal["68", "5"] = "68",
+    landmarks: Literal["5", "68"] = DEFAULT_MODEL,
     min_face: int | None = None,
 ) -> Result:
     """The faces in one picture. Everything is opened anew for it: for many, give a folder to :class:`edge.Recognizer`.
@@ -49,7 +50,7 @@ def recognize(
         bundle: name or path; None is the default one. It must read single faces.
         backend: ``auto``, ``onnxruntime`` or ``tensorrt``.
         precision: ``auto``, ``fp32``, ``fp16`` or ``int8``.
-        landmarks: ``68`` or ``5`` (see :mod:`edge.faces.landmarks`).
+        landmarks: ``5`` or ``68`` (see :mod:`edge.faces.landmarks`).
         min_face: side of the smallest face to find, pixels; None is 40.
 
     Returns:

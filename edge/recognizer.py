@@ -26,7 +26,7 @@ from edge.camera import open_source
 from edge.engine import Engine, choices, open_engine
 from edge.errors import BundleError, ClosedError, OptionError, OutputError, StaleResultError
 from edge.faces.detect import FaceDetector
-from edge.faces.landmarks import Landmarks
+from edge.faces.landmarks import DEFAULT_MODEL, Landmarks
 from edge.mailbox import DropPolicy, Mailbox
 from edge.manifest import to_document
 from edge.pipeline import Pipeline, Seen
@@ -69,7 +69,7 @@ class Recognizer:
         backend: ``auto``, ``onnxruntime`` or ``tensorrt``. Only ``auto`` chooses; the others run or raise.
         precision: ``auto``, ``fp32``, ``fp16`` or ``int8``; ``auto`` is the fastest that the bundle has and that gives
             the bundle's own answers on this machine.
-        landmarks: ``68`` or ``5`` (see :mod:`edge.faces.landmarks`).
+        landmarks: ``5`` or ``68`` (see :mod:`edge.faces.landmarks`).
         min_face: side of the smallest face to find, pixels; None is 60, and 40 for pictures.
         smoothing: how calm the output is; None is the default, and none at all for pictures.
         drop: what happens to frames when processing is slower; None waits for files and drops from cameras.
@@ -83,7 +83,7 @@ class Recognizer:
         EdgeError: a source, bundle, backend or option that can't be used; every message says what to do.
 
     Example:
-        >>> with edge.Recognizer("synthetic://?frames=20", landmarks="5") as recognizer:
+        >>> with edge.Recognizer("synthetic://?frames=20") as recognizer:
         ...     for result in recognizer:
         ...         for face in result.faces:
         ...             if face.visible and result.frame == 19:
@@ -98,7 +98,7 @@ class Recognizer:
         bundle: str | os.PathLike[str] | None = None,
         backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto",
         precision: Literal["auto", "fp32", "fp16", "int8"] = "auto",
-        landmarks: Literal["68", "5"] = "68",
+        landmarks: Literal["5", "68"] = DEFAULT_MODEL,
         min_face: int | None = None,
         smoothing: Smoothing | None = None,
         drop: DropPolicy | Literal["wait", "drop_oldest"] | None = None,

@@ -197,7 +197,7 @@ class Replay:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as place:
         ...     source = "synthetic://?frames=3"
-        ...     with edge.Recognizer(source, landmarks="5", record=place, record_private=True) as recognizer:
+        ...     with edge.Recognizer(source, record=place, record_private=True) as recognizer:
         ...         faces = [result.faces for result in recognizer]
         ...     with edge.Replay(place) as replay:
         ...         print([result.faces for result in replay] == faces, replay.check())

@@ -85,7 +85,7 @@ def run(source: str, seconds: float, size: tuple[int, int]) -> Counts:
         EdgeError: a source that can't be used, or that was lost for good.
     """
     head, counts = Head(), Counts()
-    with edge.Recognizer(source, landmarks="5", min_face=60) as recognizer:
+    with edge.Recognizer(source, min_face=60) as recognizer:
         # The first call opens all and waits for the first result: not in the loop.
         recognizer.latest(max_age_ms=float("inf"))
         begun = due = time.monotonic()

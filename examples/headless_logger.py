@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     troubles = Troubles(diary)
     logging.getLogger("edge").addHandler(troubles)
     try:
-        with edge.Recognizer(options.source, landmarks="5") as recognizer:
+        with edge.Recognizer(options.source) as recognizer:
             diary.note("begun", source=options.source)
             for result in recognizer:
                 diary.take(result)

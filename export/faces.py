@@ -163,7 +163,7 @@ def _seen(where: Path, manifest: Manifest) -> tuple[list[dict[str, Tensor]], str
     if manifest.window is not None:
         places = [*videos, *sorted({path.parent for path in pictures})]
     looked = f"{len(videos)} videos and {len(pictures)} pictures"
-    detector, landmarks, cutter = FaceDetector(MIN_FACE), Landmarks("68"), Cutter(manifest)
+    detector, landmarks, cutter = FaceDetector(MIN_FACE), Landmarks(), Cutter(manifest)
     wanted = COUNT if manifest.window is None else WINDOWS
     share = max(1, -(-wanted // len(places)))
     found: list[dict[str, Tensor]] = []

@@ -54,7 +54,7 @@ def _cases(length: int) -> Mapping[str, tuple[Image, Points]]:
     """Pictures uint8 (T, H, W, 3) and eyes float32 (T, 2, 2) by case."""
     noise = np.random.default_rng(0).integers(0, 256, (length, SIDE, SIDE, 3), dtype=np.uint8)
     cases = {"noise": (noise, np.tile(np.array([[70.0, 80.0], [120.0, 84.0]], np.float32), (length, 1, 1)))}
-    detector, landmarks = FaceDetector(40), Landmarks("68")
+    detector, landmarks = FaceDetector(40), Landmarks()
     for name, angle, zoom, light in STILLS if length == 1 else MOVING:
         shares = np.linspace(0, 1, length) if length > 1 else np.ones(1)
         views = [_view(angle * s, 1 + (zoom - 1) * s, FACE, 1 + (light - 1) * s) for s in shares]

@@ -117,7 +117,7 @@ def measure(
         engine: of that bundle.
         pictures: labelled grey crops of the input's size.
         scene: how each stands in its picture.
-        landmarks: models that mark the eyes, ``68`` or ``5``.
+        landmarks: models that mark the eyes, ``5`` or ``68``.
 
     Returns:
         One row a model: the ``scene``'s facts, ``landmarks``, ``pictures`` (how many), ``found`` (how many),

@@ -35,7 +35,7 @@ from edge.bundle import InputSpec
 from edge.camera import open_source
 from edge.errors import EdgeError, OptionError
 from edge.faces.detect import FaceDetector
-from edge.faces.landmarks import MODELS, Landmarks
+from edge.faces.landmarks import DEFAULT_MODEL, MODELS, Landmarks
 from edge.faces.track import Tracker
 from edge.flow import Method, flow_image, named
 from edge.flow import flow as motion
@@ -150,7 +150,7 @@ def prepare(
     jitter: int = 0,
     flow: str | Method = "dis",
     gamma: float = 1.0,
-    landmarks: str = "68",
+    landmarks: str = DEFAULT_MODEL,
     seed: int = 0,
     variation: str | None = None,
     progress: bool = True,
@@ -176,7 +176,7 @@ def prepare(
         flow: ``dis``, ``clg``, or one of them with its parameters.
         gamma: brighten dark sequences by x**(1/gamma), x in 0..1, before anything else (Saurav et al. 2020: 1.5 for
             AFEW). 1 leaves them.
-        landmarks: ``68`` or ``5`` (see :mod:`edge.faces.landmarks`).
+        landmarks: ``5`` or ``68`` (see :mod:`edge.faces.landmarks`).
         seed: of the jitter.
         variation: name of the fact that becomes ``Examples.variations``; None leaves them out.
         progress: show a bar, on a terminal.

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from edge.bundle import InputSpec
 from edge.faces.detect import FaceDetector
-from edge.faces.landmarks import Landmarks
+from edge.faces.landmarks import DEFAULT_MODEL, Landmarks
 from edge.preprocess import face_crop
 from train.arrays import read_arrays, write_arrays
 from train.datasets.errors import CorpusError
@@ -62,7 +62,7 @@ def recut(examples: Examples, spec: InputSpec, cache: Path, *, workers: int = 0,
         CorpusError: no face is found in any of them.
     """
     pixels = examples.arrays[spec.name]
-    how = json.dumps([VERSION, ENLARGED, GREY, MIN_FACE, asdict(spec)]).encode()
+    how = json.dumps([VERSION, ENLARGED, GREY, MIN_FACE, DEFAULT_MODEL, asdict(spec)]).encode()
     file = cache / f"recut-{hashlib.sha256(how + np.ascontiguousarray(pixels).tobytes()).hexdigest()[:32]}.npz"
     kept = read_arrays(file)
     if kept is None or set(kept) != {"found", "crops"}:
@@ -94,7 +94,7 @@ def _cut(pixels: Pixels, spec: InputSpec, workers: int, progress: bool) -> list[
 @lru_cache(maxsize=1)
 def _models() -> tuple[FaceDetector, Landmarks]:
     """Once for each process."""
-    return FaceDetector(MIN_FACE), Landmarks("68")
+    return FaceDetector(MIN_FACE), Landmarks(DEFAULT_MODEL)
 
 
 def _piece(pixels: Pixels, spec: InputSpec) -> list[Pixels | None]:

@@ -58,7 +58,7 @@ def run(tmp_path_factory, toy_corpus):
     bundle = write(out / "face", manifest, members, shipped.golden).where
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suite, "QUICK", SMALL)
-        options = ["--quick", "--data", str(toy_corpus), "--landmarks", "5", "--out", str(out)]
+        options = ["--quick", "--data", str(toy_corpus), "--out", str(out)]
         assert main([str(bundle), *options]) == 0
     return out
 

@@ -67,7 +67,7 @@ def test_at_a_cameras_pace_every_picture_is_answered(clip, capsys):
     assert 0 < found["network_ms"]["p50"] < found["age_ms"]["p50"], (
         "a result is no younger than the network's part of it"
     )
-    assert main(["--pace", "50", "--seconds", "0.5", "--video", str(clip), "--landmarks", "5"]) == 0
+    assert main(["--pace", "50", "--seconds", "0.5", "--video", str(clip)]) == 0
     told = capsys.readouterr().out
     assert "25 results of 25 pictures at 50 a second" in told
     assert "bare network at that pace" in told
@@ -106,7 +106,7 @@ def test_memory(clip):
 
 def test_from_the_command_line(clip, tmp_path, capsys):
     target = tmp_path / "found.json"
-    assert main(["--seconds", "0", "--video", str(clip), "--landmarks", "5", "--json", str(target)]) == 0
+    assert main(["--seconds", "0", "--video", str(clip), "--json", str(target)]) == 0
     found = json.loads(target.read_text())
     assert found["rounds"] == 1
     assert report(found) in capsys.readouterr().out

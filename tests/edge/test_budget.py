@@ -197,10 +197,10 @@ def test_the_ladder_of_each_kind():
 
 def test_spare_bundles_that_can_not_stand_in(tmp_path, face_bundle):
     with pytest.raises(edge.OptionError, match="give budget_ms"):
-        edge.Recognizer(spare="face", landmarks="5")
+        edge.Recognizer(spare="face")
     with pytest.raises(edge.OptionError, match="can't be recorded"):
-        edge.Recognizer(spare="face", budget_ms=5, record=tmp_path / "run", landmarks="5")
-    with edge.Recognizer("synthetic://?frames=85", spare=face_bundle, budget_ms=0.001, landmarks="5") as recognizer:
+        edge.Recognizer(spare="face", budget_ms=5, record=tmp_path / "run")
+    with edge.Recognizer("synthetic://?frames=85", spare=face_bundle, budget_ms=0.001) as recognizer:
         *_, last = recognizer
     assert last.degraded[-1] == SPARE
     opened = Bundle.open(face_bundle)
@@ -212,7 +212,7 @@ def test_spare_bundles_that_can_not_stand_in(tmp_path, face_bundle):
         {**opened.golden, "labels": np.array(labels)},
     )
     with pytest.raises(edge.OptionError, match=r"has labels .*has the labels of .*: angry"):
-        edge.Recognizer(spare=other.where, budget_ms=5, landmarks="5")
+        edge.Recognizer(spare=other.where, budget_ms=5)
 
 
 def test_a_step_that_is_needed_at_once_again_is_kept_longer():
@@ -233,7 +233,6 @@ def test_a_replay_takes_the_recorded_steps(tmp_path, private):
     """What was decided by the time it took is not decided again."""
     with edge.Recognizer(
         "synthetic://?frames=80&width=320&height=240",
-        landmarks="5",
         budget_ms=0.001,
         record=tmp_path / "run",
         record_private=private,
@@ -252,7 +251,7 @@ def test_a_replay_takes_the_recorded_steps(tmp_path, private):
 @pytest.mark.parametrize("wrong", [0, -1, math.nan, math.inf, "20", True])
 def test_bad_budgets(wrong):
     with pytest.raises(edge.OptionError, match="expected a positive number of milliseconds"):
-        edge.Recognizer(budget_ms=wrong, landmarks="5")
+        edge.Recognizer(budget_ms=wrong)
 
 
 def test_no_budget_for_pictures(tmp_path):

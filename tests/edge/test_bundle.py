@@ -143,7 +143,7 @@ def test_places_that_are_no_bundle(tmp_path):
 
 def test_a_zip_is_a_bundle_too(face_bundle, tmp_path, portrait):
     archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", face_bundle)
-    with edge.Recognizer(bundle=archive, landmarks="5") as recognizer:
+    with edge.Recognizer(bundle=archive) as recognizer:
         assert recognizer.process(portrait).faces[0].label == "happy"
     with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(tmp_path / "less.zip", "w") as less:
         for name in whole.namelist():

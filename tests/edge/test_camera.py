@@ -147,7 +147,7 @@ def test_damage_in_the_middle_of_a_video_is_skipped_and_counted(make_clip, tmp_p
     assert frames[-1].index == 59
     assert [frame.captured_ns for frame in frames] == [frame.index * 40_000_000 for frame in frames]
     assert health.state is SourceState.ENDED
-    with edge.Recognizer(tmp_path / "hurt.mp4", landmarks="5") as recognizer:
+    with edge.Recognizer(tmp_path / "hurt.mp4") as recognizer:
         assert [result.frame for result in recognizer] == [frame.index for frame in frames]
 
 
@@ -156,7 +156,7 @@ def test_a_video_may_change_its_size(tmp_path, portrait):
     small, large = portrait[:384, :384], cv2.resize(portrait[:384, :384], (640, 640))
     pictures = [small] * 6 + [large] * 6 + [cv2.resize(small, (200, 200))] * 6
     (tmp_path / "mixed.mjpeg").write_bytes(b"".join(cv2.imencode(".jpg", one)[1].tobytes() for one in pictures))
-    with edge.Recognizer(tmp_path / "mixed.mjpeg", landmarks="5") as recognizer:
+    with edge.Recognizer(tmp_path / "mixed.mjpeg") as recognizer:
         pairs = list(recognizer.with_frames())
     assert [frame.image.shape for frame, _ in pairs] == [(384, 384, 3)] * 18
     assert all(result.faces for _, result in pairs)
@@ -166,9 +166,7 @@ def test_a_video_may_change_its_size(tmp_path, portrait):
 def test_pictures_handed_over_may_change_their_size(portrait):
     face = portrait[:384, :384]
     sizes = [384, 640, 300]
-    with edge.Recognizer(
-        (cv2.resize(face, (side, side)) for side in sizes for _ in range(6)), landmarks="5"
-    ) as watching:
+    with edge.Recognizer(cv2.resize(face, (side, side)) for side in sizes for _ in range(6)) as watching:
         pairs = list(watching.with_frames())
     assert [frame.image.shape[0] for frame, _ in pairs] == [side for side in sizes for _ in range(6)]
     assert sum(bool(result.faces) for _, result in pairs) >= 15

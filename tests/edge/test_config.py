@@ -96,7 +96,7 @@ def test_check_says_what_would_run(toml, capfd):
         ("privacy = 1", "privacy = 1 is not true or false"),
         ("privacy = 'yes'", 'privacy = "yes" is not true or false'),
         ("precision = 'int4'", 'precision = "int4" is not one of "auto", "fp32", "fp16", "int8"'),
-        ("landmarks = 7", 'landmarks = 7 is not one of "68", "5"'),
+        ("landmarks = 7", 'landmarks = 7 is not one of "5", "68"'),
         ("jsonl = true", "jsonl = true is not text in quotation marks"),
         ("jsonl = ''", 'jsonl = "" is not text in quotation marks'),
         ("source = '0'\nros = 'http://a'", "--ros 'http://a': expected zenoh://HOST:PORT or dds://"),

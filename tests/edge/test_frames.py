@@ -9,7 +9,7 @@ from edge.source import check_frame
 
 @pytest.fixture(scope="module")
 def recognizer():
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         yield recognizer
 
 

@@ -120,7 +120,7 @@ def give(output, number, face=None):
 def test_a_run_arrives(broker, capfd):
     with Listener(broker.port) as listener:
         uri = f"mqtt://127.0.0.1:{broker.port}/robots/eyes/"
-        command = ["run", "synthetic://?frames=60", "--landmarks", "5", "--jsonl", "-", "--mqtt", uri]
+        command = ["run", "synthetic://?frames=60", "--jsonl", "-", "--mqtt", uri]
         assert main(command) == 0
         rows = capfd.readouterr().out.splitlines()
         listener.wait(lambda heard: heard[-1][:2] == ("robots/eyes/availability", "offline"))
@@ -139,7 +139,7 @@ def test_a_run_arrives(broker, capfd):
 
 @needs_broker
 def test_the_last_will(broker):
-    command = [sys.executable, "-m", "edge", "run", "synthetic://?frames=100000", "--landmarks", "5", "--mqtt"]
+    command = [sys.executable, "-m", "edge", "run", "synthetic://?frames=100000", "--mqtt"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with Listener(broker.port) as listener:
         run = subprocess.Popen(
@@ -253,14 +253,14 @@ def test_a_broker_that_stalls_holds_nobody_up():
 
 def test_no_broker(capfd):
     port = free_port()
-    assert main(["run", "synthetic://?frames=2", "--landmarks", "5", "--mqtt", f"mqtt://127.0.0.1:{port}"]) == 2
+    assert main(["run", "synthetic://?frames=2", "--mqtt", f"mqtt://127.0.0.1:{port}"]) == 2
     err = capfd.readouterr().err
     assert f"--mqtt mqtt://127.0.0.1:{port}: can't be reached (Connection refused)" in err
     assert err.count("\n") == 1
-    assert main(["run", "synthetic://?frames=2", "--landmarks", "5", "--mqtt", "mqtt://no-such-host.invalid"]) == 2
+    assert main(["run", "synthetic://?frames=2", "--mqtt", "mqtt://no-such-host.invalid"]) == 2
     assert "can't be reached (" in capfd.readouterr().err
     uri = f"mqtt://127.0.0.1:{port}?wait=1"
-    assert main(["run", "synthetic://?frames=3", "--landmarks", "5", "--mqtt", uri]) == 0
+    assert main(["run", "synthetic://?frames=3", "--mqtt", uri]) == 0
     assert f"mqtt://127.0.0.1:{port}: 3 results were not sent" in capfd.readouterr().out
 
 
@@ -297,7 +297,7 @@ def test_user_and_password(tmp_path, monkeypatch, capfd, caplog):
         pytest.skip("no mosquitto_passwd")
     subprocess.run([tool, "-b", str(passwords), "robot", "s3cret-word"], check=True, capture_output=True)
     broker = Broker(tmp_path, "allow_anonymous false", f"password_file {passwords}")
-    command = ["run", "synthetic://?frames=2", "--landmarks", "5", "--mqtt", f"mqtt://127.0.0.1:{broker.port}"]
+    command = ["run", "synthetic://?frames=2", "--mqtt", f"mqtt://127.0.0.1:{broker.port}"]
     caplog.set_level(logging.DEBUG)
     try:
         assert main(command) == 2
@@ -341,7 +341,7 @@ def certificates(tmp_path_factory):
 def test_tls(tmp_path, certificates, capfd):
     tls = [f"cafile {certificates}/ca.pem", f"certfile {certificates}/server.pem", f"keyfile {certificates}/server.key"]
     broker = Broker(tmp_path, *tls)
-    command = ["run", "synthetic://?frames=3", "--landmarks", "5", "--mqtt"]
+    command = ["run", "synthetic://?frames=3", "--mqtt"]
     there = f"mqtts://localhost:{broker.port}/e"
     try:
         assert main([*command, f"{there}?ca={certificates}/ca.pem"]) == 0
@@ -364,7 +364,7 @@ def test_tls(tmp_path, certificates, capfd):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @needs_broker
 def test_tls_with_a_broker_that_has_none(broker, capfd):
-    assert main(["run", "synthetic://?frames=3", "--landmarks", "5", "--mqtt", f"mqtts://localhost:{broker.port}"]) == 2
+    assert main(["run", "synthetic://?frames=3", "--mqtt", f"mqtts://localhost:{broker.port}"]) == 2
     err = capfd.readouterr().err
     assert err.startswith(f"edge: --mqtt mqtts://localhost:{broker.port}: ")
     assert err.count("\n") == 1
@@ -418,7 +418,7 @@ def test_a_password_without_a_user():
 def test_paho_is_not_installed(monkeypatch, capfd):
     for name in [name for name in sys.modules if name.startswith("paho")]:
         monkeypatch.setitem(sys.modules, name, None)
-    assert main(["run", "synthetic://?frames=2", "--landmarks", "5", "--mqtt", "mqtt://127.0.0.1"]) == 2
+    assert main(["run", "synthetic://?frames=2", "--mqtt", "mqtt://127.0.0.1"]) == 2
     assert (
         "--mqtt needs paho-mqtt; type: pip install paho-mqtt (or the extra edge-emotion[mqtt])"
         in capfd.readouterr().err

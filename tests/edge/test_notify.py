@@ -64,7 +64,7 @@ def test_a_run_tells_its_life(manager, monkeypatch, capfd):
     told = []
     listener = threading.Thread(target=lambda: told.extend(manager.until_stopping()))
     listener.start()
-    assert main(["run", "synthetic://?frames=150", "--landmarks", "5"]) == 0
+    assert main(["run", "synthetic://?frames=150"]) == 0
     listener.join(10)
     assert told[0] == ["STATUS=opened; the first result is awaited"]
     assert told[1][:2] == ["READY=1", "WATCHDOG=1"]
@@ -80,7 +80,7 @@ def test_a_loop_that_is_stuck_says_nothing(manager, monkeypatch, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     environment = {**os.environ, "NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "200000", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "edge", "run", "synthetic://?frames=100000", "--landmarks", "5"]
+    command = [sys.executable, "-m", "edge", "run", "synthetic://?frames=100000"]
     process = subprocess.Popen([*command, "--jsonl", str(pipe)], env=environment, stdout=subprocess.DEVNULL)
     try:
         reader = os.open(pipe, os.O_RDONLY)
@@ -124,7 +124,7 @@ def test_nobody_listens(tmp_path, monkeypatch, capfd):
     assert not service.notify("READY=1", {"NOTIFY_SOCKET": str(tmp_path / "none")})
     assert not service.notify("READY=1", {"NOTIFY_SOCKET": "vsock:2:1"})
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "none"))
-    assert main(["run", "synthetic://?frames=2", "--landmarks", "5"]) == 0
+    assert main(["run", "synthetic://?frames=2"]) == 0
 
 
 def test_a_refusal_needs_nothing_installed():
@@ -152,7 +152,7 @@ def test_lines_in_the_journal_have_a_gravity(tmp_path):
     with (tmp_path / "journal").open("w+") as journal:
         facts = os.fstat(journal.fileno())
         environment = {**os.environ, "JOURNAL_STREAM": f"{facts.st_dev}:{facts.st_ino}", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "edge", "run", "--landmarks", "5"]
+        command = [sys.executable, "-m", "edge", "run"]
         options = {"env": environment, "stderr": journal, "stdout": subprocess.DEVNULL, "timeout": 60}
         assert subprocess.run([*command, "synthetic://?frames=3"], **options).returncode == 0
         assert subprocess.run([*command, "nowhere.mp4"], **options).returncode == 2

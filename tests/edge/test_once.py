@@ -13,12 +13,12 @@ NAMES = {"edge": edge, "np": np}
 
 def test_a_path_and_an_array_give_the_same(tmp_path, portrait):
     cv2.imwrite(str(tmp_path / "face.png"), portrait)
-    from_path = edge.recognize(tmp_path / "face.png", landmarks="5")
-    from_array = edge.recognize(portrait, landmarks="5")
+    from_path = edge.recognize(tmp_path / "face.png")
+    from_array = edge.recognize(portrait)
     assert from_path.faces == from_array.faces
     (face,) = from_path.faces
     assert (face.id, face.label, face.state) == (1, "happy", edge.FaceState.OK)
-    assert edge.recognize(str(tmp_path / "face.png"), landmarks="5").faces == from_path.faces
+    assert edge.recognize(str(tmp_path / "face.png")).faces == from_path.faces
 
 
 def test_it_is_what_a_recognizer_says_of_a_picture(tmp_path, portrait):
@@ -29,7 +29,7 @@ def test_it_is_what_a_recognizer_says_of_a_picture(tmp_path, portrait):
 
 
 def test_no_face_is_no_statement():
-    assert edge.recognize(np.full((120, 160, 3), 90, np.uint8), landmarks="5").faces == ()
+    assert edge.recognize(np.full((120, 160, 3), 90, np.uint8)).faces == ()
 
 
 def test_what_is_no_picture_is_refused(tmp_path, make_clip):

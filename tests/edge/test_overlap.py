@@ -19,9 +19,9 @@ def plain(result):
 
 def test_overlapped_and_one_after_the_other_give_the_same_bytes(make_clip):
     path = make_clip(60)
-    with edge.Recognizer(path, landmarks="5") as recognizer:
+    with edge.Recognizer(path) as recognizer:
         overlapped = [plain(result) for result in recognizer]
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         one_by_one = [plain(recognizer.process(frame.image, frame.captured_ns)) for frame in open_source(path)]
     assert overlapped == one_by_one
     assert len(overlapped) == 60
@@ -29,9 +29,9 @@ def test_overlapped_and_one_after_the_other_give_the_same_bytes(make_clip):
 
 def test_a_slow_consumer_changes_nothing(make_clip):
     path = make_clip(30)
-    with edge.Recognizer(path, landmarks="5") as recognizer:
+    with edge.Recognizer(path) as recognizer:
         quick = [plain(result) for result in recognizer]
-    with edge.Recognizer(path, landmarks="5") as recognizer:
+    with edge.Recognizer(path) as recognizer:
         slow = []
         for result in recognizer:
             time.sleep(0.02)
@@ -42,7 +42,7 @@ def test_a_slow_consumer_changes_nothing(make_clip):
 def test_the_halves_run_at_once(make_clip, monkeypatch):
     """While a frame is answered, a later one is looked at."""
     looking, seen_while_answering = threading.Event(), 0
-    with edge.Recognizer(make_clip(40), landmarks="5") as recognizer:
+    with edge.Recognizer(make_clip(40)) as recognizer:
         look, answer = recognizer._pipeline.look, recognizer._pipeline.answer
 
         def slow_look(frame):
@@ -72,7 +72,7 @@ def test_what_is_put_off_waits_for_the_answer_and_for_no_other_frame(make_clip, 
             yield image
 
     fitted = []
-    with edge.Recognizer(paced(), landmarks="5", drop="wait") as recognizer:
+    with edge.Recognizer(paced(), drop="wait") as recognizer:
         pipeline, answer = recognizer._pipeline, recognizer._pipeline.answer
         points = pipeline.watcher._landmarks.points
 
@@ -94,7 +94,7 @@ def test_what_is_put_off_waits_for_the_answer_and_for_no_other_frame(make_clip, 
 
 def test_a_frame_that_is_here_does_not_wait_for_the_answer_to_another(make_clip, monkeypatch):
     """With frames in store, finding faces goes ahead of the network as far as it may."""
-    with edge.Recognizer(make_clip(20), landmarks="5") as recognizer:
+    with edge.Recognizer(make_clip(20)) as recognizer:
         pipeline, look, ahead = recognizer._pipeline, recognizer._pipeline.look, []
 
         def counted(frame):
@@ -111,7 +111,7 @@ def test_a_frame_that_is_here_does_not_wait_for_the_answer_to_another(make_clip,
 
 
 def test_the_search_beside_the_frames_that_fails_is_told(make_clip, monkeypatch):
-    with edge.Recognizer(make_clip(60), landmarks="5") as recognizer:
+    with edge.Recognizer(make_clip(60)) as recognizer:
         find = recognizer._pipeline.watcher._wholes.find
 
         def fail(grey, *region):
@@ -130,7 +130,7 @@ def test_the_search_beside_the_frames_that_fails_is_told(make_clip, monkeypatch)
 
 def test_what_a_consumer_raises_stops_the_threads(make_clip):
     with pytest.raises(ZeroDivisionError):
-        with edge.Recognizer(make_clip(60), landmarks="5") as recognizer:
+        with edge.Recognizer(make_clip(60)) as recognizer:
             for result in recognizer:
                 if result.frame == 5:
                     _ = 1 // 0
@@ -139,7 +139,7 @@ def test_what_a_consumer_raises_stops_the_threads(make_clip):
 
 def test_a_slow_consumer_of_a_camera_gets_the_newest(make_clip):
     """Where frames may be dropped none waits for the consumer, before the first half or after it."""
-    with edge.Recognizer(make_clip(75), landmarks="5", drop="drop_oldest") as recognizer:
+    with edge.Recognizer(make_clip(75), drop="drop_oldest") as recognizer:
         ages, frames = [], []
         for result in recognizer:
             ages.append(result.age_ms)
@@ -151,18 +151,18 @@ def test_a_slow_consumer_of_a_camera_gets_the_newest(make_clip):
 
 
 def test_a_result_knows_its_age(make_clip):
-    with edge.Recognizer(make_clip(25), landmarks="5") as recognizer:
+    with edge.Recognizer(make_clip(25)) as recognizer:
         result = recognizer.latest(1000)
         first = result.age_ms
         time.sleep(0.05)
         assert result.age_ms - first >= 50
         assert 0 < first < 1000
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         assert recognizer.process(np.zeros((32, 32, 3), np.uint8), 5).age_ms < 1000
 
 
 def test_total_is_the_sum_of_the_stages(make_clip):
-    with edge.Recognizer(make_clip(10), landmarks="5") as recognizer:
+    with edge.Recognizer(make_clip(10)) as recognizer:
         for result in recognizer:
             parts = sum(spent for stage, spent in result.timings_ms.items() if stage != "total")
             assert result.timings_ms["total"] == pytest.approx(parts)

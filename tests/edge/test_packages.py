@@ -43,7 +43,7 @@ def test_no_landmark_models(monkeypatch):
 
 def test_the_landmark_package_is_never_imported(portrait):
     """Importing it needs pkg_resources, which newer setuptools no longer ship."""
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         assert recognizer.process(portrait).faces
     assert "face_recognition_models" not in sys.modules
 

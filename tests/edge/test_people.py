@@ -31,7 +31,7 @@ def put(canvas, head, centre, side):
 
 
 def run(frames):
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         return [recognizer.process(frame, index * FRAME_NS) for index, frame in enumerate(frames)]
 
 

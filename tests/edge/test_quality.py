@@ -102,7 +102,7 @@ def test_a_nose_off_the_middle_is_a_head_turned_away(portrait):
 
 
 def test_a_face_that_gets_blurred_says_so_and_keeps_its_label(portrait):
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         faces = []
         for frame in range(60):
             image = portrait if frame < 20 or frame >= 40 else cv2.GaussianBlur(portrait, (0, 0), 5)
@@ -120,7 +120,7 @@ def test_a_face_that_gets_blurred_says_so_and_keeps_its_label(portrait):
 
 
 def test_reasons_are_in_the_line_of_json(portrait):
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         dark = recognizer.process(cv2.convertScaleAbs(portrait, alpha=0.09)).to_dict()
     (face,) = dark["faces"]
     assert face["state"] == "low_quality"

@@ -53,7 +53,7 @@ def test_a_clip_from_end_to_end(landmarks, make_clip):
 def test_no_face_no_guess():
     """The demo's camera looks away: results go on, without faces; the face that comes back is a new one."""
     source = SyntheticSource(fps=30)
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         seen = {}
         for frame in source:
             result = recognizer.process(frame.image, frame.captured_ns)
@@ -67,7 +67,7 @@ def test_no_face_no_guess():
 
 
 def test_pictures_of_noise_and_of_nothing():
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
         assert recognizer.process(noise).faces == ()
         assert recognizer.process(np.zeros((16, 16, 3), np.uint8)).faces == ()
@@ -77,7 +77,7 @@ def test_the_same_clip_gives_the_same_results(make_clip):
     path = make_clip(25)
 
     def run():
-        with edge.Recognizer(path, landmarks="5") as recognizer:
+        with edge.Recognizer(path) as recognizer:
             return [{**result.to_dict(), "timings_ms": None} for result in recognizer]
 
     assert run() == run()
@@ -85,7 +85,7 @@ def test_the_same_clip_gives_the_same_results(make_clip):
 
 def test_searching_near_known_faces_finds_what_searching_everywhere_does(portrait):
     source = SyntheticSource(frames=60)
-    with edge.Recognizer(landmarks="5") as near, edge.Recognizer(landmarks="5") as everywhere:
+    with edge.Recognizer() as near, edge.Recognizer() as everywhere:
         everywhere._pipeline.watcher = Apart(FaceDetector(60), Landmarks("5"))
         for frame in source:
             one = near.process(frame.image, frame.captured_ns)
@@ -100,7 +100,7 @@ def test_a_second_face_is_found_within_eight_tenths_of_a_second(portrait):
     canvas[60:280, 40:270] = face
     both = canvas.copy()
     both[60:280, 370:600] = face[:, ::-1]
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         for frame in range(10):
             assert len(recognizer.process(canvas, frame * 40_000_000).faces) == 1
         counts = [len(recognizer.process(both, frame * 40_000_000).faces) for frame in range(10, 40)]
@@ -109,7 +109,7 @@ def test_a_second_face_is_found_within_eight_tenths_of_a_second(portrait):
 
 
 def test_process_keeps_time():
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         frame = np.zeros((32, 32, 3), np.uint8)
         assert recognizer.process(frame, 1000).captured_ns == 1000
         with pytest.raises(edge.OptionError, match="captured_ns 999 is before the last frame's 1000"):
@@ -117,7 +117,7 @@ def test_process_keeps_time():
 
 
 def test_process_from_several_threads(portrait):
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         results = []
 
         def work():
@@ -135,18 +135,18 @@ def test_process_from_several_threads(portrait):
 
 def test_one_use_at_a_time(make_clip):
     path = make_clip(5)
-    with edge.Recognizer(path, landmarks="5") as recognizer:
+    with edge.Recognizer(path) as recognizer:
         next(iter(recognizer))
         with pytest.raises(edge.OptionError, match="already in use by 'iterate'"):
             recognizer.latest()
         with pytest.raises(edge.OptionError, match="already in use by 'iterate'"):
             recognizer.process(np.zeros((32, 32, 3), np.uint8))
-    with edge.Recognizer(landmarks="5") as recognizer, pytest.raises(edge.OptionError, match="has no source"):
+    with edge.Recognizer() as recognizer, pytest.raises(edge.OptionError, match="has no source"):
         next(iter(recognizer))
 
 
 def test_closing_twice_and_using_after(make_clip):
-    recognizer = edge.Recognizer(make_clip(50), landmarks="5")
+    recognizer = edge.Recognizer(make_clip(50))
     results = iter(recognizer)
     next(results)
     begun = time.monotonic()
@@ -161,7 +161,7 @@ def test_closing_twice_and_using_after(make_clip):
 
 
 def test_leaving_the_loop_early_leaves_no_thread(make_clip):
-    with edge.Recognizer(make_clip(100), landmarks="5") as recognizer:
+    with edge.Recognizer(make_clip(100)) as recognizer:
         for result in recognizer:
             if result.frame == 3:
                 break
@@ -172,7 +172,7 @@ def test_a_truncated_clip_gives_its_frames_and_then_the_error(make_clip, tmp_pat
     data = make_clip(60, "clip.avi").read_bytes()
     (tmp_path / "half.avi").write_bytes(data[: len(data) // 2])
     results = []
-    with edge.Recognizer(tmp_path / "half.avi", landmarks="5") as recognizer:
+    with edge.Recognizer(tmp_path / "half.avi") as recognizer:
         with pytest.raises(edge.SourceError, match="truncated"):
             for result in recognizer:
                 results.append(result)
@@ -182,7 +182,7 @@ def test_a_truncated_clip_gives_its_frames_and_then_the_error(make_clip, tmp_pat
 def test_a_stage_that_raises_reaches_the_consumer_at_once(make_clip, monkeypatch):
     for half in ("look", "answer"):
         for consume in (lambda r: list(r), lambda r: [r.latest(1e6) for _ in iter(int, 1)]):
-            recognizer = edge.Recognizer(make_clip(50), landmarks="5")
+            recognizer = edge.Recognizer(make_clip(50))
             whole, broke = getattr(recognizer._pipeline, half), []
 
             def fail(one, half=half, whole=whole, broke=broke):
@@ -198,7 +198,7 @@ def test_a_stage_that_raises_reaches_the_consumer_at_once(make_clip, monkeypatch
 
 
 def test_latest_is_fresh_or_raises(make_clip):
-    with edge.Recognizer(make_clip(50), landmarks="5") as recognizer:
+    with edge.Recognizer(make_clip(50)) as recognizer:
         first = recognizer.latest(max_age_ms=1000)
         wait_until(lambda: recognizer.latest(max_age_ms=1000).frame > first.frame)
         with pytest.raises(edge.StaleResultError, match=r"newest result is \d+ ms old, allowed 0 ms"):
@@ -210,7 +210,7 @@ def test_latest_is_fresh_or_raises(make_clip):
 
 
 def test_latest_plays_a_file_at_its_own_speed(make_clip):
-    with edge.Recognizer(make_clip(50), landmarks="5") as recognizer:
+    with edge.Recognizer(make_clip(50)) as recognizer:
         recognizer.latest(1000)
         begun = time.monotonic()
         wait_until(lambda: recognizer._newest.ended)
@@ -222,7 +222,7 @@ def test_latest_plays_a_file_at_its_own_speed(make_clip):
     [
         ({"backend": "cuda"}, "backend 'cuda' is unknown; expected one of auto, onnxruntime, tensorrt"),
         ({"precision": "int4"}, "precision 'int4' is unknown; expected one of auto, fp32, fp16, int8"),
-        ({"landmarks": "7"}, "landmarks '7' is unknown; expected one of 68, 5"),
+        ({"landmarks": "7"}, "landmarks '7' is unknown; expected one of 5, 68"),
         ({"drop": "newest"}, "drop 'newest' is unknown; expected one of wait, drop_oldest"),
         ({"min_face": 4}, "min_face is 4; expected a whole number of pixels, 20 or more"),
     ],
@@ -249,7 +249,7 @@ def test_every_visible_face_of_60_pixels(shared):
         "2009_004587.jpg": 2,
     }
     for name, count in expected.items():
-        with edge.Recognizer(shared / "media" / name, landmarks="5") as recognizer:
+        with edge.Recognizer(shared / "media" / name) as recognizer:
             (result,) = recognizer
         assert len(result.faces) == count, name
         assert all(face.state is not edge.FaceState.WARMING_UP for face in result.faces)

@@ -44,9 +44,7 @@ def plain(result):
 
 
 def record(folder, source=None, **options):
-    with edge.Recognizer(
-        source or Gappy(), record=folder, **{"landmarks": "5", "precision": "fp32", **options}
-    ) as recognizer:
+    with edge.Recognizer(source or Gappy(), record=folder, **{"precision": "fp32", **options}) as recognizer:
         return [plain(result) for result in recognizer]
 
 
@@ -142,9 +140,7 @@ def test_the_private_tensors_are_what_the_engine_saw(tmp_path, monkeypatch):
         given.append(inputs["face"].copy())
         return whole(self, graph, inputs)
 
-    with edge.Recognizer(
-        "synthetic://?frames=5", landmarks="5", record=tmp_path / "run", record_private=True
-    ) as recognizer:
+    with edge.Recognizer("synthetic://?frames=5", record=tmp_path / "run", record_private=True) as recognizer:
         monkeypatch.setattr(OnnxRuntimeEngine, "_run", spy)
         assert len(list(recognizer)) == 5
     recording = Recording(tmp_path / "run")
@@ -155,7 +151,7 @@ def test_the_private_tensors_are_what_the_engine_saw(tmp_path, monkeypatch):
 
 def test_what_was_looked_at_and_dropped_is_looked_at_again(tmp_path):
     """A slow consumer of a camera misses frames that others were followed from."""
-    with edge.Recognizer(Gappy(40, pause=0.01, live=True), landmarks="5", record=tmp_path / "run") as recognizer:
+    with edge.Recognizer(Gappy(40, pause=0.01, live=True), record=tmp_path / "run") as recognizer:
         results = []
         for result in recognizer:
             time.sleep(0.05)
@@ -169,7 +165,7 @@ def test_what_was_looked_at_and_dropped_is_looked_at_again(tmp_path):
 
 def test_handed_over_frames_may_be_written_to_afterwards(tmp_path):
     buffer = np.zeros((240, 320, 3), np.uint8)
-    with edge.Recognizer(landmarks="5", record=tmp_path / "run") as recognizer:
+    with edge.Recognizer(record=tmp_path / "run") as recognizer:
         for frame in Gappy(12):
             buffer[:] = frame.image
             recognizer.process(buffer, frame.captured_ns)
@@ -201,7 +197,7 @@ def command(*arguments, **options):
 @pytest.mark.parametrize("private", [[], ["--privacy"]])
 def test_a_killed_recording_is_whole_up_to_its_last_frame(tmp_path, private):
     folder = tmp_path / "run"
-    arguments = ["run", "synthetic://?frames=100000&width=320&height=240", "--landmarks", "5", "--record", folder]
+    arguments = ["run", "synthetic://?frames=100000&width=320&height=240", "--record", folder]
     running = subprocess.Popen(
         [sys.executable, "-m", "edge", *map(str, [*arguments, *private])], stdout=subprocess.DEVNULL
     )
@@ -246,8 +242,7 @@ def test_a_full_disk_is_one_line_and_what_was_written_stays(tmp_path, portrait, 
             cv2.imwrite(str(tmp_path / "photos" / f"{at}.png"), picture)
         source = str(tmp_path / "photos")
     done = subprocess.run(
-        [sys.executable, "-c", FULL, "run", source, "--landmarks", "5", "--record", str(folder)]
-        + ["--record-private"] * private,
+        [sys.executable, "-c", FULL, "run", source, "--record", str(folder)] + ["--record-private"] * private,
         capture_output=True,
         text=True,
         timeout=60,
@@ -264,7 +259,7 @@ def test_a_full_disk_is_one_line_and_what_was_written_stays(tmp_path, portrait, 
 
 
 def test_what_fails_at_the_very_end_is_told_too(tmp_path):
-    recognizer = edge.Recognizer(landmarks="5", record=tmp_path / "run")
+    recognizer = edge.Recognizer(record=tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / PICTURES)
     recognizer.process(np.zeros((32, 32, 3), np.uint8))
     with pytest.raises(edge.OutputError, match="the recording ends after 0 frames .No such file"):

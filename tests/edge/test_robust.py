@@ -202,12 +202,12 @@ def test_things_that_are_no_source(source):
 def test_unrelated_pictures_share_nobody(tmp_path, portrait):
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), portrait[:300])
-    with edge.Recognizer(tmp_path, landmarks="5") as recognizer:
+    with edge.Recognizer(tmp_path) as recognizer:
         assert [[face.id for face in result.faces] for result in recognizer] == [[1], [2], [3]]
 
 
 def test_a_fold_of_cloth_is_no_face(portrait):
-    with edge.Recognizer(landmarks="5", min_face=40) as recognizer:
+    with edge.Recognizer(min_face=40) as recognizer:
         assert len(recognizer.process(portrait).faces) == 1
 
 
@@ -310,7 +310,7 @@ def test_a_pipe_is_no_bundle(tmp_path):
 
 
 def test_forgetting_to_close_leaves_no_thread():
-    recognizer = edge.Recognizer("synthetic://?frames=100000", landmarks="5")
+    recognizer = edge.Recognizer("synthetic://?frames=100000")
     recognizer.latest(5000)
     assert [thread for thread in threading.enumerate() if thread.name.startswith("edge-")]
     del recognizer
@@ -324,7 +324,7 @@ def test_forgetting_to_close_leaves_no_thread():
 def test_a_program_that_ends_without_closing_ends_well():
     code = (
         "import edge\n"
-        "kept = [edge.Recognizer('synthetic://?frames=100000', landmarks='5') for _ in range(3)]\n"
+        "kept = [edge.Recognizer('synthetic://?frames=100000') for _ in range(3)]\n"
         "print([len(one.latest(5000).faces) for one in kept])"
     )
     for _ in range(2):
@@ -334,13 +334,13 @@ def test_a_program_that_ends_without_closing_ends_well():
 
 
 def test_numbers_that_are_none(portrait):
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         for bad in (float("nan"), 1.5, "5"):
             with pytest.raises(edge.OptionError, match="expected whole nanoseconds"):
                 recognizer.process(portrait, bad)
         result = recognizer.process(portrait, np.int64(5))
         json.dumps(result.to_dict())
-    with edge.Recognizer("synthetic://", landmarks="5") as recognizer:
+    with edge.Recognizer("synthetic://") as recognizer:
         recognizer.latest(5000)
         with pytest.raises(edge.StaleResultError):
             recognizer.latest(float("nan"))
@@ -354,7 +354,7 @@ def test_numbers_that_are_none(portrait):
 def test_a_failure_told_again_and_again_does_not_grow(tmp_path, portrait):
     cv2.imwrite(str(tmp_path / "a.png"), portrait)
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
-    with edge.Recognizer(tmp_path, landmarks="5") as recognizer:
+    with edge.Recognizer(tmp_path) as recognizer:
         depths = []
         for _ in range(50):
             try:
@@ -369,12 +369,12 @@ def test_a_failure_told_again_and_again_does_not_grow(tmp_path, portrait):
 
 
 def test_dropping_from_a_file_plays_it_and_waiting_for_the_latest_is_refused(make_clip):
-    with edge.Recognizer(make_clip(25), landmarks="5", drop="drop_oldest") as recognizer:
+    with edge.Recognizer(make_clip(25), drop="drop_oldest") as recognizer:
         begun = time.monotonic()
         frames = [result.frame for result in recognizer]
         assert time.monotonic() - begun > 0.8
         assert len(frames) > 15
-    with edge.Recognizer(make_clip(25), landmarks="5", drop="wait") as recognizer:
+    with edge.Recognizer(make_clip(25), drop="wait") as recognizer:
         with pytest.raises(edge.OptionError, match="leave drop='wait' out"):
             recognizer.latest()
 

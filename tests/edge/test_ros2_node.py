@@ -46,7 +46,7 @@ def image(picture, stamp_ns=0, encoding="bgr8", padding=0):
 
 
 def test_a_source_of_its_own(ros):
-    heard = ros(source="synthetic://?frames=60", landmarks="5", frame_id="eyes")
+    heard = ros(source="synthetic://?frames=60", frame_id="eyes")
     from edge_ros2.node import main
 
     assert main() == 0
@@ -65,7 +65,7 @@ def test_a_source_of_its_own(ros):
 
 
 def test_pictures_of_another_node(ros):
-    heard = ros(landmarks="5")
+    heard = ros()
     from edge_ros2.node import main
 
     camera, begun_ns = SyntheticSource(), 1_795_000_000 * 10**9
@@ -103,7 +103,7 @@ def test_what_edge_refuses(ros, parameters, expected, capfd):
 def test_a_source_that_breaks(ros, make_clip, tmp_path):
     data = make_clip(60, "clip.avi").read_bytes()
     (tmp_path / "half.avi").write_bytes(data[: len(data) // 2])
-    heard = ros(source=str(tmp_path / "half.avi"), landmarks="5")
+    heard = ros(source=str(tmp_path / "half.avi"))
     from edge_ros2.node import main
 
     assert main() == 2

@@ -243,7 +243,7 @@ def test_a_run_as_another_process_hears_it(capfd):
     with Peer("ros_peer.py", "listen", port) as peer:
         begun = time.time()
         uri = f"zenoh://127.0.0.1:{port}?frame=head_camera&node=eyes"
-        assert main(["run", "synthetic://?frames=300", "--landmarks", "5", "--ros", uri]) == 0
+        assert main(["run", "synthetic://?frames=300", "--ros", uri]) == 0
         # Messages and tokens come on threads of their own: which is last is nobody's to say.
         peer.wait(
             lambda heard: any(each["key"].endswith("/eyes") and not each["alive"] for each in tokens(heard)), "end"
@@ -361,7 +361,7 @@ def test_through_a_router_as_rmw_zenoh_does(capfd):
     pytest.importorskip("zenoh")
     port = free_port()
     with Peer("ros_peer.py", "router", port), Peer("ros_peer.py", "connect", port) as peer:
-        assert main(["run", "synthetic://?frames=60", "--landmarks", "5", "--ros", f"zenoh://127.0.0.1:{port}"]) == 0
+        assert main(["run", "synthetic://?frames=60", "--ros", f"zenoh://127.0.0.1:{port}"]) == 0
         peer.wait(lambda heard: tracked(heard)[-1:] == [[]], "the end was not heard")
         assert len(tracked(peer.heard)) > 30
         peer.wait(lambda heard: any(each.get("alive") is False for each in heard), "the node's end was not seen")
@@ -371,7 +371,7 @@ def test_through_a_router_as_rmw_zenoh_does(capfd):
 def test_others_come_straight_here_without_a_router(capfd):
     pytest.importorskip("zenoh")
     port = free_port()
-    command = ["run", "synthetic://?frames=100000", "--landmarks", "5"]
+    command = ["run", "synthetic://?frames=100000"]
     uri = f"zenoh://127.0.0.1:{free_port()}?listen={port}&domain=9"
     run = subprocess.Popen(
         [sys.executable, "-m", "edge", *command, "--ros", uri],
@@ -386,7 +386,7 @@ def test_others_come_straight_here_without_a_router(capfd):
             peer.wait(lambda heard: len(tracked(heard)) > 3, "nothing came")
             assert any(each["key"].endswith("/NN/%/%/edge") for each in peer.heard), "tokens from before are seen"
         # A second one at the same port.
-        assert main(["run", "synthetic://?frames=2", "--landmarks", "5", "--ros", uri]) == 2
+        assert main(["run", "synthetic://?frames=2", "--ros", uri]) == 2
         err = capfd.readouterr().err
         assert f"port {port} can't be listened at: is it in use" in err
         assert err.count("\n") == 1
@@ -397,7 +397,7 @@ def test_others_come_straight_here_without_a_router(capfd):
 
 def test_no_such_host(capfd):
     pytest.importorskip("zenoh")
-    assert main(["run", "synthetic://?frames=2", "--landmarks", "5", "--ros", "zenoh://no-such-host.invalid"]) == 2
+    assert main(["run", "synthetic://?frames=2", "--ros", "zenoh://no-such-host.invalid"]) == 2
     assert "--ros: no such host 'no-such-host.invalid'" in capfd.readouterr().err
 
 
@@ -405,13 +405,13 @@ def test_a_zenoh_configuration_of_ones_own(monkeypatch, tmp_path, capfd):
     pytest.importorskip("zenoh")
     (tmp_path / "bad.json5").write_text("{mode: 7}")
     monkeypatch.setenv("ZENOH_SESSION_CONFIG_URI", str(tmp_path / "bad.json5"))
-    assert main(["run", "synthetic://?frames=2", "--landmarks", "5", "--ros"]) == 2
+    assert main(["run", "synthetic://?frames=2", "--ros"]) == 2
     assert "bad.json5: not a zenoh configuration" in capfd.readouterr().err
     port = free_port()
     (tmp_path / "good.json5").write_text(f'{{mode: "client", connect: {{endpoints: ["tcp/127.0.0.1:{port}"]}}}}')
     monkeypatch.setenv("ZENOH_SESSION_CONFIG_URI", str(tmp_path / "good.json5"))
     with Peer("ros_peer.py", "listen", port) as peer:
-        assert main(["run", "synthetic://?frames=5", "--landmarks", "5", "--ros"]) == 0
+        assert main(["run", "synthetic://?frames=5", "--ros"]) == 0
         peer.wait(lambda heard: len(tracked(heard)) == 6, "the file's address was not used")
 
 
@@ -421,7 +421,7 @@ def test_through_dds(capfd):
     domain = random.Random(os.getpid()).randrange(100, 200)
     with Peer("dds_peer.py", domain) as peer:
         uri = f"dds://?domain={domain}&frame=head_camera"
-        assert main(["run", "synthetic://?frames=60", "--landmarks", "5", "--ros", uri]) == 0
+        assert main(["run", "synthetic://?frames=60", "--ros", uri]) == 0
         peer.wait(lambda heard: any(each.get("ids") == [] for each in heard), "the end was not heard")
         heard = peer.heard
     lists = [each for each in heard if "ids" in each]
@@ -453,7 +453,7 @@ def test_what_is_not_installed_is_named(module, uri, monkeypatch, capfd):
     for name in [name for name in sys.modules if name.split(".")[0] == "cyclonedds" or name.endswith("rosdds")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    assert main(["run", "synthetic://?frames=2", "--landmarks", "5", "--ros", uri]) == 2
+    assert main(["run", "synthetic://?frames=2", "--ros", uri]) == 2
     package = {"rosbags.typesys": "rosbags", "zenoh": "eclipse-zenoh", "cyclonedds": "cyclonedds"}[module]
     err = capfd.readouterr().err
     assert f"needs {package}; type: pip install" in err

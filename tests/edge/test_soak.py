@@ -19,7 +19,7 @@ ROOT = Path(edge.__file__).resolve().parents[1]
 
 def test_the_short_form_holds(tmp_path):
     target = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "benchmarks.soak", "--frames", "2500", "--landmarks", "5", "--json", str(target)]
+    command = [sys.executable, "-m", "benchmarks.soak", "--frames", "2500", "--json", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verdict        held" in done.stdout
@@ -36,7 +36,7 @@ def test_the_short_form_holds(tmp_path):
 
 def test_a_consumer_that_keeps_frames_is_found():
     kept = []
-    found = bench.soak(1200, landmarks="5", each=lambda frame, result: kept.append(frame.image.copy()))
+    found = bench.soak(1200, each=lambda frame, result: kept.append(frame.image.copy()))
     assert any("memory grows by" in breach for breach in found.breaches()), found
     assert found.slope_mb > 100
     kept.clear()
@@ -65,7 +65,7 @@ def test_what_is_lost_repeated_or_left_open_is_found(monkeypatch, tmp_path):
         if frame.index >= 300 and not left:
             left.append(open(tmp_path / "left", "w"))  # noqa: SIM115 - that is the fault
 
-    breaches = bench.soak(900, landmarks="5", each=leave).breaches()
+    breaches = bench.soak(900, each=leave).breaches()
     left[0].close()
     assert any("came twice or out of order" in breach for breach in breaches), breaches
     assert any(breach.startswith("1 pictures are neither answered nor counted") for breach in breaches), breaches
@@ -77,7 +77,7 @@ def test_what_ends_it_is_told():
         if result.frame > 20:
             raise RuntimeError("consumer broke")
 
-    assert "raised RuntimeError: consumer broke" in bench.soak(100, landmarks="5", each=fail).breaches()
+    assert "raised RuntimeError: consumer broke" in bench.soak(100, each=fail).breaches()
 
 
 def test_the_slope():

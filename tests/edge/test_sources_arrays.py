@@ -21,7 +21,7 @@ def pictures(count=10**9):
 
 @pytest.mark.parametrize("make", [lambda frames: frames, iter, tuple, lambda frames: (one for one in frames)])
 def test_any_iterable(make):
-    with edge.Recognizer(make(list(pictures(12))), landmarks="5") as recognizer:
+    with edge.Recognizer(make(list(pictures(12)))) as recognizer:
         assert not recognizer.live
         assert recognizer.policy is edge.DropPolicy.WAIT
         results = list(recognizer)
@@ -48,7 +48,7 @@ def test_times_of_ones_own():
     ],
 )
 def test_times_that_are_none(items, error, message):
-    with edge.Recognizer(zip(pictures(), items, strict=False), landmarks="5") as recognizer:
+    with edge.Recognizer(zip(pictures(), items, strict=False)) as recognizer:
         with pytest.raises(error, match=message):
             list(recognizer)
 
@@ -86,7 +86,7 @@ def test_what_a_generator_raises_reaches_the_consumer_unchanged(use):
         raise told
 
     begun = time.monotonic()
-    with edge.Recognizer(failing(), landmarks="5") as recognizer, pytest.raises(OwnError) as caught:
+    with edge.Recognizer(failing()) as recognizer, pytest.raises(OwnError) as caught:
         if use == "iterate":
             list(recognizer)
         while True:
@@ -103,10 +103,10 @@ def test_an_endless_generator():
             next(made)
             yield picture
 
-    with edge.Recognizer(endless(), landmarks="5") as recognizer:
+    with edge.Recognizer(endless()) as recognizer:
         assert len(list(itertools.islice(recognizer, 10))) == 10
     assert next(made) < 30, "it is not read far ahead of the consumer"
-    with edge.Recognizer(endless(), landmarks="5") as recognizer:
+    with edge.Recognizer(endless()) as recognizer:
         assert recognizer.latest(1000).faces
     deadline = time.monotonic() + 3
     while [one for one in threading.enumerate() if one.name.startswith("edge-")] and time.monotonic() < deadline:

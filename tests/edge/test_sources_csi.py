@@ -170,7 +170,7 @@ def test_a_recognizer_on_a_pipe(portrait, tmp_path):
         "video/x-raw,framerate=20/1 ! videoconvert ! video/x-raw,format=BGR"
     )
     camera = Reconnecting("csi://0", lambda: PipeCamera("csi://0", pipeline, (384, 384), 20), frozen_after_s=0)
-    with edge.Recognizer(camera, landmarks="5") as watching:
+    with edge.Recognizer(camera) as watching:
         result = watching.latest(1000)
         assert [face.label for face in result.faces] == ["happy"]
 

@@ -21,7 +21,7 @@ from edge.sources.live import pauses
 @pytest.fixture(scope="module", autouse=True)
 def everything_loaded():
     """What is opened once in a process, as models and the runtime's own descriptors."""
-    with edge.Recognizer(landmarks="5") as once:
+    with edge.Recognizer() as once:
         once.process(np.zeros((240, 320, 3), np.uint8))
 
 
@@ -325,7 +325,7 @@ def test_dropping_the_iteration_releases_the_camera():
 
 
 def recognizer(script, **options):
-    return edge.Recognizer(script.source(**options), landmarks="5")
+    return edge.Recognizer(script.source(**options))
 
 
 def test_the_recognizer_goes_on_after_everything():
@@ -458,6 +458,6 @@ def test_a_source_of_ones_own():
         def __iter__(self):
             yield self._media_frame(0, Script().picture(0))
 
-    with edge.Recognizer(Mine("mine", 10), landmarks="5") as watching:
+    with edge.Recognizer(Mine("mine", 10)) as watching:
         assert len(list(watching)) == 1
         assert watching.fps == 10

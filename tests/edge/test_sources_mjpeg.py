@@ -128,7 +128,7 @@ def server(jpegs):
 @pytest.fixture(scope="module", autouse=True)
 def everything_loaded():
     """What is opened once in a process."""
-    with edge.Recognizer(landmarks="5") as once:
+    with edge.Recognizer() as once:
         once.process(np.zeros((240, 320, 3), np.uint8))
 
 
@@ -251,7 +251,7 @@ def test_every_picture_is_the_one_that_was_sent(server, jpegs):
 def test_the_size_may_change(server, jpegs):
     small = cv2.imencode(".jpg", np.full((90, 160, 3), 90, np.uint8))[1].tobytes()
     server.part = lambda number, jpeg: plain(number, jpeg if number % 10 < 5 else small)
-    with edge.Recognizer(server.url, landmarks="5") as watching:
+    with edge.Recognizer(server.url) as watching:
         shapes = [
             (frame.image.shape, bool(result.faces)) for frame, result in itertools.islice(watching.with_frames(), 30)
         ]
@@ -261,7 +261,7 @@ def test_the_size_may_change(server, jpegs):
 
 @pytest.mark.parametrize("away_s", [0.3, 1.7])
 def test_the_camera_goes_and_comes_back(server, away_s, caplog):
-    with edge.Recognizer(server.url, landmarks="5") as watching, caplog.at_level(logging.WARNING):
+    with edge.Recognizer(server.url) as watching, caplog.at_level(logging.WARNING):
         source = watching._source
         results = iter(watching)
         first = next(results)
@@ -427,7 +427,7 @@ def test_options_after_the_fragment(server):
 
 def test_sigterm_ends_the_command_line_with_whole_outputs(server, tmp_path):
     out = tmp_path / "out.jsonl"
-    command = [sys.executable, "-m", "edge", "run", server.url, "--jsonl", str(out), "--landmarks", "5"]
+    command = [sys.executable, "-m", "edge", "run", server.url, "--jsonl", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         partial = tmp_path / "out.partial.jsonl"
         deadline = time.monotonic() + 30
@@ -443,7 +443,7 @@ def test_sigterm_ends_the_command_line_with_whole_outputs(server, tmp_path):
 
 
 def test_sigterm_while_the_camera_is_away(server, tmp_path):
-    command = [sys.executable, "-m", "edge", "run", server.url, "--jsonl", "-", "--landmarks", "5"]
+    command = [sys.executable, "-m", "edge", "run", server.url, "--jsonl", "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
         assert program.stdout.readline()
         server.stop()

@@ -78,7 +78,7 @@ def test_no_old_picture_however_late_one_comes(server):
 
 
 def test_gone_and_back(server):
-    with edge.Recognizer(f"rtsp://127.0.0.1:{server.port}/cam", landmarks="5") as watching:
+    with edge.Recognizer(f"rtsp://127.0.0.1:{server.port}/cam") as watching:
         results = iter(watching)
         next(results)
         server.stop()

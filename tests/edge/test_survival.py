@@ -63,7 +63,7 @@ def test_sigterm_leaves_whole_lines_and_a_video_that_opens(tmp_path, preview):
         pytest.importorskip("uvicorn")
     lines, video = tmp_path / "o.partial.jsonl", tmp_path / "o.partial.mp4"
     process = start(
-        *("synthetic://?frames=100000&width=320&height=240", "--landmarks", "5"),
+        "synthetic://?frames=100000&width=320&height=240",
         *("--jsonl", tmp_path / "o.jsonl", "--video", tmp_path / "o.mp4"),
         *(["--preview", "127.0.0.1:0"] if preview else []),
         ready=lines,
@@ -88,7 +88,7 @@ def test_sigterm_leaves_whole_lines_and_a_video_that_opens(tmp_path, preview):
 def test_sigkill_leaves_partial_files_alone(tmp_path):
     lines = tmp_path / "o.partial.jsonl"
     process = start(
-        *("synthetic://?frames=100000&width=320&height=240", "--landmarks", "5"),
+        "synthetic://?frames=100000&width=320&height=240",
         *("--jsonl", tmp_path / "o.jsonl", "--video", tmp_path / "o.mp4"),
         ready=lines,
     )
@@ -101,14 +101,14 @@ def test_sigkill_leaves_partial_files_alone(tmp_path):
     *whole, _ = lines.read_text().split("\n")  # the last line may be cut off anywhere
     assert [json.loads(line)["frame"] for line in whole] == list(range(len(whole)))
     # The next run is not disturbed by what the last one left.
-    assert main(["run", "synthetic://?frames=5", "--landmarks", "5", "--jsonl", str(tmp_path / "o.jsonl")]) == 0
+    assert main(["run", "synthetic://?frames=5", "--jsonl", str(tmp_path / "o.jsonl")]) == 0
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 5
     assert not lines.exists()
 
 
 def test_closing_in_a_signals_handler(portrait):
     """As a robot's program does it: the handler runs on the thread that is in the middle of a frame."""
-    recognizer = edge.Recognizer(landmarks="5")
+    recognizer = edge.Recognizer()
     before = signal.signal(signal.SIGALRM, lambda number, stack: recognizer.close())
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.15)
@@ -127,7 +127,7 @@ def test_closing_in_a_signals_handler(portrait):
 
 def test_a_device_without_room(make_clip):
     done = subprocess.run(
-        [sys.executable, "-m", "edge", "run", str(make_clip(30)), "--landmarks", "5", "--jsonl", "/dev/full"],
+        [sys.executable, "-m", "edge", "run", str(make_clip(30)), "--jsonl", "/dev/full"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -162,7 +162,7 @@ def test_nothing_asks_for_the_wall_clock():
 def test_a_whole_run_under_a_clock_that_steps(tmp_path, monkeypatch):
     def run(name):
         target = tmp_path / name
-        options = ["--landmarks", "5", "--jsonl", str(target), "--video", str(tmp_path / f"{name}.mp4")]
+        options = ["--jsonl", str(target), "--video", str(tmp_path / f"{name}.mp4")]
         assert main(["run", "synthetic://?frames=40&width=320&height=240", *options]) == 0
         assert frames_in(tmp_path / f"{name}.mp4") == 40
         return [{**json.loads(line), "timings_ms": None} for line in target.read_text().splitlines()]
@@ -195,7 +195,7 @@ def test_process_from_four_threads_with_times_of_their_own():
     pictures, numbers = views(60), iter(range(60))
     drawing = threading.Lock()
     results, refusals, others = {}, [], []
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
 
         def work():
             while True:
@@ -224,7 +224,7 @@ def test_process_from_four_threads_with_times_of_their_own():
     assert [number for number, _ in ordered] == sorted(results), "in order of capture"
     assert all(result.captured_ns == number * FRAME_NS for number, result in ordered)
     # The same frames, one after the other on one thread, give the same.
-    with edge.Recognizer(landmarks="5") as recognizer:
+    with edge.Recognizer() as recognizer:
         again = [recognizer.process(pictures[number], number * FRAME_NS) for number, _ in ordered]
     assert [result.faces for result in again] == [result.faces for _, result in ordered]
     assert sum(bool(result.faces) for result in again) > 0.9 * len(again)
@@ -234,7 +234,7 @@ def test_closing_while_four_threads_process():
     """Each is told so, none gets anything else, and the engine is not opened again behind the one who closed it."""
     pictures = views(10)
     for after_s in (0.02, 0.05, 0.08, 0.11):
-        recognizer = edge.Recognizer(landmarks="5")
+        recognizer = edge.Recognizer()
         ends = []
 
         def work(recognizer=recognizer, ends=ends):
@@ -263,15 +263,15 @@ def test_two_recognizers_in_one_process(make_clip):
     paths = [make_clip(30), make_clip(30, start=1.0)]
     alone = []
     for path in paths:
-        with edge.Recognizer(path, landmarks="5") as recognizer:
+        with edge.Recognizer(path) as recognizer:
             alone.append([plain(result) for result in recognizer])
     assert alone[0] != alone[1]
-    with edge.Recognizer(paths[0], landmarks="5") as one, edge.Recognizer(paths[1], landmarks="5") as other:
+    with edge.Recognizer(paths[0]) as one, edge.Recognizer(paths[1]) as other:
         both = list(zip(one, other, strict=True))
     assert [[plain(result) for result in side] for side in zip(*both, strict=True)] == alone
     # Closing one does nothing to the other.
-    with edge.Recognizer(landmarks="5") as one:
-        other = edge.Recognizer(landmarks="5")
+    with edge.Recognizer() as one:
+        other = edge.Recognizer()
         other.close()
         assert one.process(views(1)[0]).faces
 
@@ -282,10 +282,10 @@ def test_a_process_that_is_spawned_has_a_recognizer_of_its_own(tmp_path):
         "import multiprocessing, edge\n"
         "from edge.synthetic import SyntheticSource\n"
         "def work(seconds):\n"
-        "    with edge.Recognizer(landmarks='5') as recognizer:\n"
+        "    with edge.Recognizer() as recognizer:\n"
         "        return len(recognizer.process(SyntheticSource().picture(seconds)).faces)\n"
         "if __name__ == '__main__':\n"
-        "    with edge.Recognizer('synthetic://', landmarks='5') as recognizer:\n"
+        "    with edge.Recognizer('synthetic://') as recognizer:\n"
         "        recognizer.latest(5000)\n"
         "        with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
         "            print(pool.map(work, [0.0, 1.0]))\n"
@@ -299,7 +299,7 @@ def test_a_process_that_is_spawned_has_a_recognizer_of_its_own(tmp_path):
 
 def test_opening_and_closing_again_and_again_leaves_nothing():
     def once():
-        with edge.Recognizer(Script(every_s=0.001).source(), landmarks="5") as recognizer:
+        with edge.Recognizer(Script(every_s=0.001).source()) as recognizer:
             next(iter(recognizer))
 
     once()
@@ -330,7 +330,7 @@ def test_a_slow_consumers_memory_is_flat(live, trace_memory):
             yield script.picture(number)
 
     size = 640 * 480 * 3
-    with edge.Recognizer(script.source() if live else pictures(), landmarks="5") as recognizer:
+    with edge.Recognizer(script.source() if live else pictures()) as recognizer:
         results = iter(recognizer)
         for _ in range(3):
             next(results)
@@ -353,7 +353,7 @@ def test_the_latest_goes_on_through_a_change_of_size():
     script = Script(every_s=0.02, real=True).frames(30).resize(640, 480).frames(30).resize(200, 150).frames(20)
     script.resize(320, 240)
     sizes, last = {}, -1
-    with edge.Recognizer(script.source(), landmarks="5") as watching:
+    with edge.Recognizer(script.source()) as watching:
         deadline = time.monotonic() + 15
         while script.taken < 110 and time.monotonic() < deadline:
             result = watching.latest(2000)
@@ -378,7 +378,7 @@ def test_a_change_of_size_in_the_outputs(tmp_path, monkeypatch):
 
     script = Script(every_s=0.01).frames(15).resize(480, 360).frames(15).resize(201, 151)
     monkeypatch.setattr(edge.recognizer, "open_source", lambda name: script.source())
-    options = ["--landmarks", "5", "--max-frames", "40", "--jsonl", str(tmp_path / "o.jsonl")]
+    options = ["--max-frames", "40", "--jsonl", str(tmp_path / "o.jsonl")]
     assert main(["run", "0", *options, "--video", str(tmp_path / "o.mp4")]) == 0
     frames = [json.loads(line)["frame"] for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert len(frames) == 40
@@ -403,7 +403,7 @@ def test_an_output_that_breaks_stops_everything_and_is_told(tmp_path, monkeypatc
 
     monkeypatch.setattr(summary, "Summary", Breaks)
     begun = time.monotonic()
-    assert main(["run", "synthetic://", "--landmarks", "5", "--jsonl", str(tmp_path / "o.jsonl")]) == 2
+    assert main(["run", "synthetic://", "--jsonl", str(tmp_path / "o.jsonl")]) == 2
     assert time.monotonic() - begun < 10
     assert not (tmp_path / "o.jsonl").exists()
     assert len((tmp_path / "o.partial.jsonl").read_text().splitlines()) == 13

@@ -110,7 +110,7 @@ def test_a_behaviour_hears_a_run():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # Played through once in about three seconds: there, away, and there again as somebody else.
-    run = start("-m", "edge", "run", "synthetic://?frames=900", "--landmarks", "5", "--ros", f"zenoh://?listen={port}")
+    run = start("-m", "edge", "run", "synthetic://?frames=900", "--ros", f"zenoh://?listen={port}")
     behaviour = start(EXAMPLES / "ros2_behaviour.py", f"zenoh://127.0.0.1:{port}")
     try:
         said = []

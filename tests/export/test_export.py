@@ -45,7 +45,7 @@ def exported(tmp_path_factory, trained, toy_corpus):
 def test_the_bundle_runs_without_torch(exported, portrait):
     assert sorted(path.name for path in exported.iterdir()) == ["golden.npz", "manifest.json", "window.fp32.onnx"]
     assert edge_main(["check", str(exported)]) == 0
-    with edge.Recognizer(bundle=exported, landmarks="5") as recognizer:
+    with edge.Recognizer(bundle=exported) as recognizer:
         assert recognizer.process(portrait).faces[0].label in recognizer.bundle.manifest.labels
 
 

@@ -113,7 +113,7 @@ def test_exported_checked_and_run(exported, film, family, capsys):
     if family in STREAMING:
         assert "whole window -> probabilities, onnxruntime fp32" in checked
     for precision in ("fp32", "int8"):
-        with edge.Recognizer(film, bundle=bundle, precision=precision, landmarks="5") as recognizer:
+        with edge.Recognizer(film, bundle=bundle, precision=precision) as recognizer:
             results = list(recognizer)
         faces = [face for result in results for face in result.faces]
         said = [face for face in faces if face.label is not None]

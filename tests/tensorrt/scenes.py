@@ -465,7 +465,7 @@ UPLOAD = "cuMemcpyHtoDAsync_v2"
 
 def a_recognizer_on_the_gpu(folder: Path) -> None:
     built()
-    with edge.Recognizer("synthetic://?frames=12", landmarks="5", backend="tensorrt") as recognizer:
+    with edge.Recognizer("synthetic://?frames=12", backend="tensorrt") as recognizer:
         assert recognizer.engine.backend == "tensorrt"
         results = list(recognizer)
     assert results[-1].faces[0].label == "happy"

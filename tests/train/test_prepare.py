@@ -102,7 +102,7 @@ def test_a_picture_becomes_the_crop_that_the_robot_would_cut(pictures, tmp_path)
     assert not examples.synthetic
     image = cv2.imread(str(pictures[1]))
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    landmarks = Landmarks("68")
+    landmarks = Landmarks()
     eyes = landmarks.eyes(landmarks.points(grey, FaceDetector(MIN_FACE).find(grey)[0].box))
     for one in inputs:
         assert examples.arrays[one.name].dtype == np.uint8
@@ -412,7 +412,7 @@ def test_every_parameter_that_shapes_pixels_is_in_the_key(make_clip, tmp_path, m
         {"flow": "clg"},
         {"flow": CLG(alpha=11.0)},
         {"gamma": 1.5},
-        {"landmarks": "5"},
+        {"landmarks": "68"},
         {"seed": 1},
     ]
     for options in changed:

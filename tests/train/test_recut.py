@@ -26,7 +26,7 @@ from train.recut import recut
 def crops(portrait):
     """Twelve cuts of one face, some off their place, and three pictures without any."""
     rng = np.random.default_rng(0)
-    grey, landmarks = cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY), Landmarks("68")
+    grey, landmarks = cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY), Landmarks()
     eyes = landmarks.eyes(landmarks.points(grey, FaceDetector(80).find(grey)[0].box))
     pictures = []
     for i in range(12):

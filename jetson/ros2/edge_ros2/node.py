@@ -31,7 +31,7 @@ PARAMETERS = {
     "bundle": "",
     "backend": "auto",
     "precision": "auto",
-    "landmarks": "68",
+    "landmarks": "5",
     "min_face": 0,
 }
 

@@ -1,0 +1,67 @@
+"""dlib's two models against each other: where they see the eyes of real faces, and how much that trembles."""
+
+import cv2
+import dlib
+import numpy as np
+import pytest
+
+import edge
+from edge.faces.detect import FaceDetector
+from edge.faces.landmarks import DEFAULT_MODEL, MODELS, Landmarks
+from edge.types import Box
+
+PICTURES = 150
+LOOKS = 4
+
+
+@pytest.fixture(scope="module")
+def looks(shared):
+    """By model: eyes (faces, LOOKS, 2, 2) of PublicTest's faces, each seen with other noise and in another box."""
+    pixels = np.load(shared / "fer2013" / "public_test.npz")["x"][:PICTURES]
+    detector, models = FaceDetector(40), {name: Landmarks(name) for name in MODELS}
+    rng = np.random.default_rng(0)
+    found = {name: [] for name in models}
+    for picture in pixels:
+        large = cv2.resize(picture, (144, 144), interpolation=cv2.INTER_CUBIC)
+        scene = cv2.copyMakeBorder(large, *(72,) * 4, cv2.BORDER_CONSTANT, value=(128,))
+        faces = detector.find(scene)
+        if len(faces) != 1:
+            continue
+        box = faces[0].box
+        seen = []
+        for _ in range(LOOKS):
+            noisy = np.clip(scene + rng.normal(0, 4, scene.shape), 0, 255).astype(np.uint8)
+            off = rng.normal(0, 0.02 * box.width, 3)
+            seen.append((noisy, Box(box.x + off[0], box.y + off[1], box.width + off[2], box.height + off[2])))
+        for name, model in models.items():
+            found[name].append([model.eyes(model.points(noisy, near)) for noisy, near in seen])
+    return {name: np.array(eyes, np.float64) for name, eyes in found.items()}
+
+
+def test_both_see_the_eyes_in_the_same_place(looks):
+    first, second = (looks[name].mean(axis=1) for name in MODELS)
+    apart = np.linalg.norm(second[:, 1] - second[:, 0], axis=-1)
+    assert len(apart) >= 80
+    off = (first - second) / apart[:, None, None]
+    assert np.abs(off.mean(axis=0)).max() < 0.02  # of the distance between the eyes: a third of a pixel in a crop of 48
+    assert off.std(axis=0).max() < 0.05
+
+
+def test_the_default_trembles_no_more_than_the_other(looks):
+    trembles = {}
+    for name, eyes in looks.items():
+        apart = np.linalg.norm(eyes[:, :, 1] - eyes[:, :, 0], axis=-1).mean(axis=1)
+        away = np.linalg.norm(eyes - eyes.mean(axis=1, keepdims=True), axis=-1)
+        trembles[name] = float((np.sqrt((away**2).mean(axis=(1, 2))) / apart).mean())
+    print(trembles)
+    assert trembles[DEFAULT_MODEL] <= min(trembles.values()) * 1.05
+
+
+def test_the_large_model_is_opened_only_where_it_is_asked_for(portrait, monkeypatch):
+    opened = []
+    real = dlib.shape_predictor
+    monkeypatch.setattr(dlib, "shape_predictor", lambda path: opened.append(path) or real(path))
+    for asked in ({}, {"landmarks": "68"}):
+        with edge.Recognizer(**asked) as recognizer:
+            assert recognizer.process(portrait).faces
+    assert [f"_{count}_" in path for count, path in zip(("5", "68"), opened, strict=True)] == [True, True]
