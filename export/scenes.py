@@ -23,7 +23,7 @@ import numpy.typing as npt
 from edge.bundle import ANSWER, Bundle
 from edge.engine import Engine
 from edge.faces.detect import Detection, FaceDetector
-from edge.faces.landmarks import MODELS, Landmarks
+from edge.faces.landmarks import DEFAULT_MODEL, MODELS, Landmarks
 from edge.pipeline import Pipeline
 from edge.preprocess import face_crop, to_tensor
 from edge.recognizer import UNRELATED
@@ -224,12 +224,12 @@ def all_scenes(
     others: Sequence[Scene] = OTHERS,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Rows of :func:`measure`: the first scene on all pictures, with both sets of landmarks; the others on some."""
+    """Rows of :func:`measure`: the first scene on all pictures, with both sets of landmarks; others, with one."""
     rows = measure(bundle, engine, pictures)
     tell(f"whole pictures: {rows[0]['found']} of {rows[0]['pictures']} faces found")
     some = spread(pictures, SAMPLE)
     for scene in others:
-        rows += measure(bundle, engine, some, scene, MODELS[:1])
+        rows += measure(bundle, engine, some, scene, (DEFAULT_MODEL,))
         tell(f"whole pictures, {scene.side} pixels, {scene.degrees:g} degrees: {rows[-1]['found']} of {len(some)}")
     return rows
 
@@ -262,7 +262,7 @@ def _points(share: float) -> str:
 def chart(rows: Sequence[dict[str, Any]]) -> str:
     """What is found, and how well it is read, over size and angle: SVG."""
     least = min(row["pictures"] for row in rows)
-    some = [row for row in rows if row["pictures"] == least and row["landmarks"] == MODELS[0]]
+    some = [row for row in rows if row["pictures"] == least and row["landmarks"] == DEFAULT_MODEL]
     panels = []
     for key, title, across in (("side", "size", "pixels"), ("degrees", "turned in the plane", "degrees")):
         other = "degrees" if key == "side" else "side"

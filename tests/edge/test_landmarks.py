@@ -3,8 +3,11 @@
 ``pytest tests/edge/test_landmarks.py -s`` prints the figures of docs/loop.md.
 """
 
+import inspect
+import re
 import statistics
 import time
+from pathlib import Path
 
 import cv2
 import dlib
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 import edge
+from edge.__main__ import _parser
 from edge.faces.detect import FaceDetector
 from edge.faces.landmarks import DEFAULT_MODEL, MODELS, Landmarks
 from edge.types import Box
@@ -82,3 +86,15 @@ def test_the_large_model_is_opened_only_where_it_is_asked_for(portrait, monkeypa
         with edge.Recognizer(**asked) as recognizer:
             assert recognizer.process(portrait).faces
     assert [f"_{count}_" in path for count, path in zip(("5", "68"), opened, strict=True)] == [True, True]
+
+
+def test_every_door_has_the_same_default():
+    """The command line does not import the models' names, and the ROS parameters can't: both say them once more."""
+    options = _parser().parse_args(["run", "0"])
+    (asked,) = (one for one in options.parser._actions if one.dest == "landmarks")
+    assert (tuple(asked.choices), options.landmarks) == (MODELS, DEFAULT_MODEL)
+    for door in (edge.Recognizer, edge.recognize):
+        assert inspect.signature(door).parameters["landmarks"].default == DEFAULT_MODEL
+    ros = Path(__file__).parents[2] / "jetson" / "ros2"
+    for file in ("config/faces.yaml", "edge_ros2/node.py"):
+        assert re.search(f'landmarks"?: "{DEFAULT_MODEL}"', (ros / file).read_text())
