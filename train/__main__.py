@@ -146,6 +146,7 @@ def _add_computing(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--accelerator", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--devices", type=int, default=1, help="GPUs of this machine; torchrun's number counts first")
+    command.add_argument("--record", action="store_true", help="launch a step as one CUDA graph; on one GPU")
     command.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     command.add_argument("--trunk", type=Path, help="published weights: torchvision's VGG16 or AlexNet, VGG-Face")
     command.add_argument("--stills", type=Path, help="FER2013, for the single-face path of conv_lstm --two-path")
@@ -222,6 +223,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         accelerator=options.accelerator,
         devices=options.devices,
         resume=options.resume,
+        record=options.record,
         trunk=options.trunk,
         stills=stills,
     )

@@ -6,7 +6,8 @@ All pictures of one example change alike, so that a clip keeps its motion.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +16,20 @@ from torch.nn import functional
 
 from train.recipe import Recipe
 
+Name = TypeVar("Name", bound=Hashable)
+
 
 def augment(
     pixels: Mapping[str, Tensor], recipe: Recipe, generator: torch.Generator, motion: Collection[str] = ()
 ) -> dict[str, Tensor]:
-    """Warp, mirror, gamma, blur, noise and erase, each example differently.
+    """Warp, mirror, gamma, blur, noise and erase, each example differently: :func:`jitter`, then :func:`degrade`."""
+    return degrade(jitter(pixels, recipe, generator, motion), recipe, generator, motion)
+
+
+def jitter(
+    pixels: Mapping[str, Tensor], recipe: Recipe, generator: torch.Generator, motion: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Warp, mirror and gamma, each example differently: the same face, held and lit otherwise.
 
     Args:
         pixels: by input name, (N, T, C, H, W) float32, 0..255, on any device.
@@ -51,23 +61,34 @@ def augment(
             pictures = _warp(pictures, change)
         if recipe.gamma:
             pictures = 255 * (pictures / 255).clamp(0, 1) ** exponent
-        if recipe.blur:
-            pictures = _blur(pictures, recipe.blur, generator)
-        if recipe.noise:
-            pictures = _noise(pictures, recipe.noise, generator)
-        if recipe.erase:
-            pictures = _erase(pictures, recipe.erase, generator)
+        done[name] = pictures
+    return done
+
+
+def degrade(
+    pixels: Mapping[str, Tensor], recipe: Recipe, generator: torch.Generator, motion: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Blur, noise and erase, each example differently: the same face, seen worse. As :func:`jitter` otherwise."""
+    done = {}
+    for name, pictures in pixels.items():
+        if name not in motion:
+            if recipe.blur:
+                pictures = _blur(pictures, recipe.blur, generator)
+            if recipe.noise:
+                pictures = _noise(pictures, recipe.noise, generator)
+            if recipe.erase:
+                pictures = _erase(pictures, recipe.erase, generator)
         done[name] = pictures
     return done
 
 
 def mix(
-    given: Mapping[str, Tensor], labels: Tensor, alpha: float, generator: torch.Generator
-) -> tuple[dict[str, Tensor], Tensor]:
+    given: Mapping[Name, Tensor], labels: Tensor, alpha: float, generator: torch.Generator
+) -> tuple[dict[Name, Tensor], Tensor]:
     """Mix each example with another of the batch, inputs and labels alike (mixup, Zhang et al. 2018, equation 1).
 
     Args:
-        given: by argument name, (N, ...) float32, normalised, on any device.
+        given: by some name, (N, ...) float32, normalised, on any device.
         labels: (N, K) float32, rows that sum to 1, on the same.
         alpha: of the Beta distribution that the share is drawn from, one for each example.
         generator: the only source of randomness, on the CPU: a seed asked of a GPU waits for all that it has to do.

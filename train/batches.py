@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from edge.bundle import InputSpec, Normalisation
 from edge.preprocess import normalise
-from train.augment import augment
+from train.augment import augment, degrade, jitter
 from train.examples import Examples
 from train.recipe import Recipe
 
@@ -41,6 +41,32 @@ def tensors(
     Returns:
         float32 by argument name: a face is (N, C, H, W), a clip or flow (N, T, C, H, W).
     """
+    pixels = _pixels(examples, chosen, specs, device)
+    if recipe is not None and generator is not None:
+        pixels = augment(pixels, recipe, generator, motion=_motion(specs))
+    return _ready(pixels, specs)
+
+
+def seen_well_and_worse(
+    examples: Examples,
+    chosen: Sequence[int] | np.ndarray | slice,
+    specs: Sequence[InputSpec],
+    recipe: Recipe,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """As :func:`tensors`, twice: moved and lit otherwise, and those same pictures blurred, noisy and partly covered."""
+    well = jitter(_pixels(examples, chosen, specs, device), recipe, generator, motion=_motion(specs))
+    return _ready(well, specs), _ready(degrade(well, recipe, generator, motion=_motion(specs)), specs)
+
+
+def _pixels(
+    examples: Examples,
+    chosen: Sequence[int] | np.ndarray | slice,
+    specs: Sequence[InputSpec],
+    device: torch.device | str,
+) -> dict[str, torch.Tensor]:
+    """(N, T, C, H, W) float32, 0..255, by input name; a face is a clip of one."""
     pixels = {}
     for spec in specs:
         array = examples.arrays[spec.name][chosen]
@@ -49,8 +75,15 @@ def tensors(
         frames = frames[..., None] if spec.channels == 1 else frames
         laid = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 1, 4, 2, 3)))
         pixels[spec.name] = laid.to(device).float()
-    if recipe is not None and generator is not None:
-        pixels = augment(pixels, recipe, generator, motion=[spec.name for spec in specs if spec.kind == "flow"])
+    return pixels
+
+
+def _motion(specs: Sequence[InputSpec]) -> list[str]:
+    return [spec.name for spec in specs if spec.kind == "flow"]
+
+
+def _ready(pixels: Mapping[str, torch.Tensor], specs: Sequence[InputSpec]) -> dict[str, torch.Tensor]:
+    """Normalised, and by the name of the network's argument."""
     given = {}
     for spec in specs:
         values = pixels[spec.name]

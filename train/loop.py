@@ -36,6 +36,7 @@ from train.datasets.errors import CorpusError
 from train.examples import Examples
 from train.models.family import Family
 from train.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from train.recorded import RecordedStep
 from train.stages import Closed, Stage, Stepwise, Work, plan, predict
 from train.twins import difference_hash
 
@@ -67,6 +68,8 @@ class Settings:
     """An earlier run's checkpoint: its weights are where this one begins."""
     teachers: tuple[Path, ...] = ()
     """Earlier runs' checkpoints, whose answers are learnt beside the labels, ``recipe.distil`` of them."""
+    record: bool = False
+    """Record a step as a CUDA graph and launch it whole (:mod:`train.recorded`); on one GPU."""
     progress: bool = True
     """Show a bar where somebody is looking."""
 
@@ -114,6 +117,11 @@ def train(
     settings = settings or Settings()
     _check(recipe)
     fabric = _fabric(settings)
+    if settings.record and (fabric.device.type != "cuda" or fabric.world_size > 1):
+        raise TrainingError(
+            f"a step can be recorded on one CUDA GPU alone, this runs on {fabric.world_size} of {fabric.device.type}; "
+            "leave --record out"
+        )
     learn, held_out = split(examples, recipe)
     torch.manual_seed(recipe.seed)
     network = family.build(config)
@@ -168,7 +176,7 @@ class _Run:
     ) -> None:
         self.fabric, self.work, self.stages, self.out = fabric, work, stages, out
         self._copies = copies
-        self._progress, self._report = settings.progress, report
+        self._progress, self._report, self._record = settings.progress, report, settings.record
         self._log = _tensorboard(out) if fabric.is_global_zero else None
         self._resumed: dict[str, Any] = {}
 
@@ -200,8 +208,13 @@ class _Run:
         ready: Any = trained
         if stage.gradient:
             ready, optimizer = fabric.setup(trained, optimizer)
+        step = RecordedStep(ready, fabric.backward, stage.module) if self._record and stage.gradient else None
         for epoch in range(place.epoch, epochs):
-            loss = self._epoch(stage, ready, optimizer, schedule, average, index, epoch, epochs)
+            loss = self._epoch(stage, step or ready, optimizer, schedule, average, index, epoch, epochs)
+            place.epoch = epoch + 1
+            if (epoch + 1) % recipe.every and epoch + 1 < epochs:
+                self.tell(self.note(place, stage, {"loss": loss}))
+                continue
             raw = None
             if average is not None:
                 # What counts is the average: it stands in for the module while that is looked at.
@@ -211,7 +224,6 @@ class _Run:
             if figure is None or figure >= best_figure:
                 best = {name: value.detach().cpu().clone() for name, value in stage.module.state_dict().items()}
                 best_figure, best_epoch = (-math.inf if figure is None else figure), epoch + 1
-            place.epoch = epoch + 1
             name = "held_out_accuracy" if stage.kind != "contrastive" else "held_out_figure"
             entry = self.note(place, stage, {"loss": loss} | ({} if figure is None else {name: figure}))
             if index == len(self.stages) - 1 and best_epoch == epoch + 1:
@@ -262,8 +274,9 @@ class _Run:
             batch = _share(stage.batch(chosen, generator), fabric)
             loss = ready(*batch)
             if stage.gradient:
-                optimizer.zero_grad(set_to_none=True)
-                fabric.backward(loss)
+                if not isinstance(ready, RecordedStep):  # which leaves the gradients of this batch
+                    optimizer.zero_grad(set_to_none=True)
+                    fabric.backward(loss)
                 optimizer.step()
                 schedule.step()
                 if average is not None:
@@ -544,8 +557,10 @@ def _check(recipe: Recipe) -> None:
     for value, allowed, what in ((recipe.optimizer, OPTIMIZERS, "optimizer"), (recipe.schedule, SCHEDULES, "schedule")):
         if value not in allowed:
             raise TrainingError(f"unknown {what} {value!r}; expected one of {', '.join(allowed)}")
-    if recipe.batch < 1 or recipe.epochs < 1:
-        raise TrainingError(f"batch {recipe.batch} and epochs {recipe.epochs}; expected 1 or more of both")
+    if min(recipe.batch, recipe.epochs, recipe.every) < 1:
+        raise TrainingError(
+            f"batch {recipe.batch}, epochs {recipe.epochs} and every {recipe.every}; expected 1 or more of each"
+        )
 
 
 def _optimizer(

@@ -40,8 +40,9 @@ class Recipe:
     distil: float = 0.0
     """Weight of the teachers' answers beside the labels (Hinton et al. 2015), where the run has teachers."""
     matched: bool = False
-    """The teachers answer to what the network is shown, changed and mixed as it is (Beyer et al. 2022), rather than
-    once to each picture and its mirror image."""
+    """The teachers answer to what the network is shown, moved, lit and mixed as it is (Beyer et al. 2022), rather than
+    once to each picture and its mirror image. What is blurred, noisy or covered they see as it was before: their answer
+    to it is worth more (noisy student, Xie et al. 2020)."""
     average: float = 0.0
     """Decay of an exponential average of the weights, per step; the average is what is evaluated and exported."""
     rotation: float = 0.0
@@ -66,6 +67,8 @@ class Recipe:
     """Finished grey crops of the training part are learnt also as the robot would cut them (:mod:`train.recut`)."""
     one_each: bool = False
     """An epoch shows one example of each sequence, drawn anew: a picture or one of its copies, not all of them."""
+    every: int = 1
+    """Epochs from one look at the held-out slice, and one ``last.pt``, to the next; the last epoch is always seen."""
     held_out: float = 0.05
     """Share of the training part that is kept out for model selection and calibration."""
     held_out_seed: int = 0

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from edge.bundle import InputSpec
 from train.augment import mix
-from train.batches import in_order, tensors
+from train.batches import in_order, seen_well_and_worse, tensors
 from train.examples import Examples
 from train.models import conv_lstm, dam_cnn, emotional_vlan, two_stream
 from train.models.family import Family
@@ -163,21 +163,40 @@ class Supervised(Stepwise):
         return np.unique(np.array(self._learn.sequences), return_inverse=True)[1].astype(np.int64)
 
     def batch(self, chosen: Tensor, generator: torch.Generator) -> tuple[Any, ...]:
-        """Augmented tensors by argument name, and labels (N,) int64, or shares of each (N, K) float32."""
+        """Augmented tensors by argument name, and labels (N,) int64, or shares of each (N, K) float32.
+
+        Where teachers are asked, those shares and, third, the tensors that the teachers see.
+        """
         recipe, device = self.work.recipe, self.work.device
         draws = generator
         if device.type != "cpu":
             seed = int(torch.randint(2**62, (1,), generator=generator))
             draws = torch.Generator(device).manual_seed(seed)
-        given = tensors(self._learn, chosen.numpy(), self._specs, recipe, draws, device)
-        labels = torch.from_numpy(self._learn.labels[chosen.numpy()]).to(device)
+        places = chosen.numpy()
+        labels = torch.from_numpy(self._learn.labels[places]).to(device)
+        if self._ask is not None:
+            return self._asked(places, labels, draws, generator)
+        given = tensors(self._learn, places, self._specs, recipe, draws, device)
         answers = self.work.answers if self._taught else None
-        if self._loss is not None or (not recipe.mixup and answers is None and self._ask is None):
+        if self._loss is not None or (not recipe.mixup and answers is None):
             return given, labels
         shares = functional.one_hot(labels, len(self._learn.names)).float()
         if answers is not None:
-            shares = torch.lerp(shares, torch.from_numpy(answers[chosen.numpy()]).to(device), recipe.distil)
+            shares = torch.lerp(shares, torch.from_numpy(answers[places]).to(device), recipe.distil)
         return mix(given, shares, recipe.mixup, generator) if recipe.mixup else (given, shares)
+
+    def _asked(
+        self, places: npt.NDArray[np.int64], labels: Tensor, draws: torch.Generator, generator: torch.Generator
+    ) -> tuple[Any, ...]:
+        """What the network is shown, shares of each label, and what its teachers are asked of: mixed alike."""
+        recipe = self.work.recipe
+        well, worse = seen_well_and_worse(self._learn, places, self._specs, recipe, draws, labels.device)
+        shares = functional.one_hot(labels, len(self._learn.names)).float()
+        if recipe.mixup:
+            both = {(who, name): value for who, some in enumerate((worse, well)) for name, value in some.items()}
+            both, shares = mix(both, shares, recipe.mixup, generator)
+            worse, well = ({name: value for (of, name), value in both.items() if of == who} for who in (0, 1))
+        return worse, shares, well
 
     @property
     def _taught(self) -> bool:
@@ -188,12 +207,13 @@ class Supervised(Stepwise):
     def _ask(self) -> Callable[[dict[str, Tensor]], Tensor] | None:
         return self.work.ask if self._taught else None
 
-    def loss(self, given: dict[str, Tensor], labels: Tensor) -> Tensor:
+    def loss(self, given: dict[str, Tensor], labels: Tensor, well: dict[str, Tensor] | None = None) -> Tensor:
         """A scalar."""
         if self._loss is not None:
             return self._loss(*given.values(), labels)
         if self._ask is not None:
-            labels = torch.lerp(labels.float(), self._ask(given), self.work.recipe.distil)
+            assert well is not None
+            labels = torch.lerp(labels.float(), self._ask(well), self.work.recipe.distil)
         return functional.cross_entropy(
             self._network(**given), labels, label_smoothing=self.work.recipe.label_smoothing
         )

@@ -50,11 +50,48 @@ def test_it_learns(toy_corpus, tmp_path, capsys):
 def test_it_learns_on_a_gpu(toy_corpus, tmp_path):
     """All that is drawn there is another draw, so what comes out is compared by what it can do."""
     recipe = replace(
-        QUICK, epochs=15, learning_rate=0.004, mixup=0.2, rotation=5.0, blur=0.5, noise=3.0, mirror=True, gamma=0.2
+        QUICK, epochs=30, learning_rate=0.004, mixup=0.2, rotation=5.0, blur=0.5, noise=3.0, mirror=True, gamma=0.2
     )
     made = run(toy_corpus, tmp_path, recipe, accelerator="cuda", precision="auto")
     assert made.held_out["accuracy"] > 0.6
     assert {value.device.type for value in made.weights.values()} == {"cpu"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU for this torch")
+def test_a_recorded_step_is_the_same_step(toy_corpus, tmp_path):
+    """Launched whole it learns what it learns kernel by kernel, but for the order of sums."""
+    recipe = replace(QUICK, epochs=3, mixup=0.2, average=0.0, optimizer="sgd", learning_rate=0.02)
+    still = replace(SMALL, dropout=0.0)
+    examples = PICTURES["fer2013"](toy_corpus, "train")
+    losses = []
+    for record in (False, True):
+        settings = loop.Settings(accelerator="cuda", record=record)
+        loop.train(FAMILIES["cspp"], still, recipe, examples, tmp_path / str(record), settings)
+        history = checkpoint.load(tmp_path / str(record) / "last.pt").state["history"]
+        losses.append([entry["loss"] for entry in history])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1][2] < losses[1][0]
+
+
+def test_a_step_is_recorded_on_a_gpu_alone(toy_corpus, tmp_path):
+    with pytest.raises(loop.TrainingError, match="1 of cpu; leave --record out"):
+        run(toy_corpus, tmp_path, accelerator="cpu", record=True)
+
+
+def test_it_looks_every_few_epochs_and_at_the_last(toy_corpus, tmp_path):
+    recipe = replace(QUICK, epochs=5, every=3)
+    run(toy_corpus, tmp_path, recipe)
+    stored = checkpoint.load(tmp_path / "last.pt")
+    assert [entry["epoch"] for entry in stored.state["history"]] == [1, 2, 3, 4, 5]
+    looked = [entry["epoch"] for entry in stored.state["history"] if "held_out_accuracy" in entry]
+    assert looked == [3, 5]
+    often = run(toy_corpus, tmp_path / "often", replace(recipe, every=1))
+    last = [checkpoint.load(folder / "last.pt").weights for folder in (tmp_path, tmp_path / "often")]
+    assert all(torch.equal(value, last[1][name]) for name, value in last[0].items()), "looking changes nothing"
+    assert often.epoch in (1, 2, 3, 4, 5)
+    with pytest.raises(loop.TrainingError, match="every 0"):
+        run(toy_corpus, tmp_path / "none", replace(recipe, every=0))
 
 
 def test_a_resumed_run_ends_with_the_same_weights(toy_corpus, tmp_path):

@@ -145,9 +145,10 @@ def matched(earlier, examples, **changed):
 
 
 def test_a_panel_answers_to_what_the_network_is_shown(earlier, examples):
-    """Changed and mixed as it is, by hand: cross-entropy against a quarter of the answer and the rest of the label."""
-    work, stage = matched(earlier, examples, mixup=0.4, rotation=20.0, noise=20.0)
-    given, shares = stage.batch(torch.arange(32), torch.Generator().manual_seed(0))
+    """Moved and mixed as it is, by hand: cross-entropy against a quarter of the answer and the rest of the label."""
+    work, stage = matched(earlier, examples, mixup=0.4, rotation=20.0)
+    given, shares, asked = stage.batch(torch.arange(32), torch.Generator().manual_seed(0))
+    assert torch.equal(given["face"], asked["face"])
     stored = checkpoint.load(earlier)
     with torch.no_grad():
         said = torch.softmax(stored.network()(**given) / stored.temperature, 1)
@@ -158,15 +159,34 @@ def test_a_panel_answers_to_what_the_network_is_shown(earlier, examples):
     assert torch.allclose(work.ask(given), said, atol=1e-5)
     assert (said - plain).abs().max() > 0.1, "it does not say what it says of the clean picture"
     by_hand = -((0.75 * shares + 0.25 * said) * logits).sum(1).mean()
-    assert float(stage.loss(given, shares).detach()) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(stage.loss(given, shares, asked).detach()) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_a_panel_sees_better_than_its_pupil(earlier, examples):
+    """The same pictures, moved alike, before they are blurred, noisy and covered; then mixed alike."""
+    _, stage = matched(earlier, examples, rotation=20.0)
+    _, _, asked = stage.batch(torch.arange(32), torch.Generator().manual_seed(0))
+    _, stage = matched(earlier, examples, rotation=20.0, noise=20.0, blur=1.0, erase=0.5)
+    given, _, same = stage.batch(torch.arange(32), torch.Generator().manual_seed(0))
+    assert torch.equal(asked["face"], same["face"])
+    difference = (given["face"] - asked["face"]).abs().flatten(1).mean(1)
+    assert 20 < (difference > 0.02).sum() < 32
+    _, stage = matched(earlier, examples, rotation=20.0, noise=20.0, mixup=0.4)
+    given, shares, asked = stage.batch(torch.arange(32), torch.Generator().manual_seed(0))
+    assert (shares.max(1).values < 0.9).any()
+    alike = [
+        np.corrcoef(one.ravel(), other.ravel())[0, 1]
+        for one, other in zip(given["face"].numpy(), asked["face"].numpy(), strict=True)
+    ]
+    assert min(alike) > 0.6, "the same face mixed with the same other one"
 
 
 def test_a_panel_is_asked_without_mixing_too(earlier, examples):
     work, stage = matched(earlier, examples)
-    given, shares = stage.batch(torch.tensor([5, 0, 9]), torch.Generator().manual_seed(0))
+    given, shares, asked = stage.batch(torch.tensor([5, 0, 9]), torch.Generator().manual_seed(0))
     assert shares.numpy() == pytest.approx(np.eye(len(examples.names))[examples.labels[[5, 0, 9]]])
     assert not work.ask(given).requires_grad
-    stage.loss(given, shares).backward()
+    stage.loss(given, shares, asked).backward()
     assert all(parameter.grad is not None for parameter in work.network.parameters())
 
 
