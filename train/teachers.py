@@ -51,8 +51,9 @@ def weights(path: Path, family: Family, network: torch.nn.Module, recipe: Recipe
 class Panel:
     """Earlier runs that are asked of each batch: the mean of their calibrated answers to what the network is shown.
 
-    A network that is shown a picture changed and mixed should not answer as its teachers did to the clean one; that
-    they see the same, and for many epochs, is what brings a small network closest to them (Beyer et al. 2022).
+    A network that is shown a picture moved and mixed should not answer as its teachers did to the picture as it was;
+    that they see the same, and for many epochs, is what brings a small network closest to them (Beyer et al. 2022).
+    Only what makes a picture worse is for the network alone (:meth:`train.stages.Supervised.batch`).
     """
 
     def __init__(self, networks: Sequence[tuple[torch.nn.Module, float]]) -> None:
@@ -78,7 +79,7 @@ def panel(
     Args:
         paths: checkpoints of networks that eat faces.
         examples: the pictures, with the labels that the networks were trained for.
-        inputs: what the network that will learn from them eats: they are shown the same tensors.
+        inputs: what the network that will learn from them eats: they are shown tensors made alike.
         recipe: of the run that will learn from the answers.
         device: where to compute.
 
