@@ -22,7 +22,7 @@ Probabilities = npt.NDArray[np.float64]
 class Smoothing:
     """How calm the output is. All times are in the frames' own capture time."""
 
-    time_constant_ms: float = 150.0
+    time_constant_ms: float = 100.0
     """A frame's weight falls to 1/e in this time. 0 turns averaging off."""
     margin: float = 0.10
     """Another label takes over at once when it is this much more probable."""

@@ -60,7 +60,7 @@ def test_frames_weigh_by_time_not_by_number():
             _, probabilities, _ = smoother.update(1, logits(0, 3), frame * 10_000_000)
         ends.append(probabilities)
     assert ends[0] == pytest.approx(ends[1])
-    assert ends[0][0] > 0.25, "200 ms in, the past still weighs a quarter"
+    assert ends[0][0] > 0.15, "200 ms in, the past still weighs a seventh"
 
 
 def test_doubt_is_said():
