@@ -101,8 +101,8 @@ def train(
         config: an instance of ``family.config``.
         recipe: how.
         examples: the training part; ``recipe.held_out`` of it is set aside, no subject and no picture on both sides.
-        out: folder for ``last.pt`` (after every epoch, to resume from) and ``best.pt`` (the result), and for
-            TensorBoard's files.
+        out: folder for ``last.pt`` (after each ``recipe.every`` epochs, to resume from), for ``best.pt`` (the result)
+            and for TensorBoard's files.
         settings: where it computes.
         report: called after each epoch and each closed stage with its figures.
 
