@@ -8,8 +8,8 @@
 #   make bench-loop         the loop's speed, memory and steadiness beside other packages' (gigabytes of those, once)
 #   make kernels            what nvcc says of the CUDA kernels, their occupancy, and the bytes they move (needs nvcc)
 #   make arm64              a Jetson emulated, from flash to removal, as root (many minutes; docs/jetson.md)
-#   make train-face         train, export and check the default bundle on a GPU (half an hour)
-#   make train-face-cpu     another recipe for it, half a point less right (half a day on two cores)
+#   make train-face         train, export and check the default bundle on a GPU (half an hour by its parts)
+#   make train-face-cpu     another recipe for it, half a point less right (half a day of two cores)
 
 PYTHON ?= python3
 RUNTIME ?= .venv
@@ -68,35 +68,34 @@ kernels: $(RUNTIME)/.installed
 arm64:
 	nice -n 19 jetson/emulated.sh
 
+# A run's result as a bundle, with its card, and checked: $(call bundle,FOLDER)
+define bundle
+$(DESKTOP)/bin/python -m export $(1)/best.pt --out $(1)/bundle --name face \
+	--precisions fp32,fp16,int8 --calibrate $(FER2013) --evaluate $(FER2013) --card
+$(DESKTOP)/bin/edge check $(1)/bundle
+endef
+
+FACE = $(DESKTOP)/bin/python -m train cspp --variant residual --data $(FER2013) --resume
+
 # What ships: three wide networks, and one of the shipped size that learns from them. For an NVIDIA GPU: TORCH=torch.
-FACE = $(DESKTOP)/bin/python -m train cspp --variant residual --precision bf16-mixed --record --data $(FER2013) --resume
+WIDE = $(FACE) --precision bf16-mixed --record --recipe face-teacher --width 2 --hidden 128
 train-face: $(DESKTOP)/.installed
-	$(FACE) --recipe face-teacher --width 2 --hidden 128 --dropout 0.4 --seed 1 --out runs/teacher-1
-	$(FACE) --recipe face-teacher --width 2 --hidden 128 --dropout 0.4 --seed 4 --mixup 0.4 \
-		--rotation 10 --scale 0.1 --shift 0.05 --erase 0 --out runs/teacher-2
-	$(FACE) --recipe face-teacher --width 2 --hidden 128 --dropout 0.2 --seed 3 --label-smoothing 0.1 --out runs/teacher-3
-	$(FACE) --recipe face-pupil --hidden 64 --dropout 0.1 --seed 11 --out runs/face \
+	$(WIDE) --dropout 0.4 --seed 1 --out runs/teacher-1
+	$(WIDE) --dropout 0.4 --seed 4 --mixup 0.4 --rotation 10 --scale 0.1 --shift 0.05 --erase 0 --out runs/teacher-2
+	$(WIDE) --dropout 0.2 --seed 3 --label-smoothing 0.1 --out runs/teacher-3
+	$(FACE) --precision bf16-mixed --record --recipe face-pupil --hidden 64 --dropout 0.1 --seed 11 --out runs/face \
 		$(foreach n,1 2 3,--teacher runs/teacher-$(n)/best.pt)
-	$(DESKTOP)/bin/python -m export runs/face/best.pt --out runs/face/bundle --name face \
-		--precisions fp32,fp16,int8 --calibrate $(FER2013) --evaluate $(FER2013) --card
-	$(DESKTOP)/bin/edge check runs/face/bundle
+	$(call bundle,runs/face)
 
 # On two cores, within a day: four runs, each from the one before. Half a point less right than what ships.
+NEXT = $(FACE) --precision auto --hidden 64 --dropout 0.2
 train-face-cpu: $(DESKTOP)/.installed
-	$(DESKTOP)/bin/python -m train cspp --recipe face --variant residual --hidden 64 --dropout 0.4 \
-		--precision auto --data $(FER2013) --out runs/face --resume
-	$(DESKTOP)/bin/python -m train cspp --recipe face-again --variant residual --hidden 64 --dropout 0.2 \
-		--start runs/face/best.pt --teacher runs/face/best.pt \
-		--precision auto --data $(FER2013) --out runs/face-again --resume
-	$(DESKTOP)/bin/python -m train cspp --recipe face-further --variant residual --hidden 64 --dropout 0.2 \
-		--start runs/face-again/best.pt --teacher runs/face-again/best.pt \
-		--precision auto --data $(FER2013) --out runs/face-further --resume
-	$(DESKTOP)/bin/python -m train cspp --recipe face-last --variant residual --hidden 64 --dropout 0.2 \
-		--start runs/face-further/best.pt --teacher runs/face-again/best.pt --teacher runs/face-further/best.pt \
-		--precision auto --data $(FER2013) --out runs/face-last --resume
-	$(DESKTOP)/bin/python -m export runs/face-last/best.pt --out runs/face-last/bundle --name face \
-		--precisions fp32,fp16,int8 --calibrate $(FER2013) --evaluate $(FER2013) --card
-	$(DESKTOP)/bin/edge check runs/face-last/bundle
+	$(FACE) --precision auto --hidden 64 --dropout 0.4 --recipe face --out runs/face-first
+	$(NEXT) --recipe face-again --start runs/face-first/best.pt --teacher runs/face-first/best.pt --out runs/face-again
+	$(NEXT) --recipe face-further --start runs/face-again/best.pt --teacher runs/face-again/best.pt --out runs/face-further
+	$(NEXT) --recipe face-last --start runs/face-further/best.pt \
+		--teacher runs/face-again/best.pt --teacher runs/face-further/best.pt --out runs/face-last
+	$(call bundle,runs/face-last)
 
 clean:
 	rm -rf $(RUNTIME) $(DESKTOP) .venv-rivals out build dist *.egg-info

@@ -24,6 +24,7 @@ from edge.engine import open_engine
 from edge.errors import EdgeError
 from edge.preprocess import to_tensor
 from edge.smooth import Smoother, Smoothing
+from export.measure import spread
 from train.datasets import PICTURES
 
 FRAME_NS = 1_000_000_000 // 30
@@ -122,11 +123,12 @@ def measure(bundle: Bundle, faces: Pixels, seed: int = 0) -> dict[str, Effect]:
         )
     engine, rng = open_engine(bundle), np.random.default_rng(seed)
 
-    def answers(face: Pixels, frames: int) -> Logits:
-        shown = shaken(face, frames, rng)
+    def answers(face: Pixels) -> Logits:
+        shown = shaken(face, STILL, rng)
         return np.concatenate([engine.run({inputs[0].name: to_tensor(one, inputs[0])})[ANSWER] for one in shown])
 
-    stills = [answers(face, STILL) for face in faces]
+    stills = [answers(face) for face in faces]
+    engine.close()
     # What the bundle calls now this and now that, or alike, shows no step.
     clear = [one for one in stills if _usual(one)[1] >= CLEAR]
     steps = [
@@ -170,9 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.faces < 2:
         parser.error("--faces is 2 or more")
     try:
-        pictures = PICTURES[options.corpus](options.data, "test")
-        places = np.linspace(0, len(pictures) - 1, min(options.faces, len(pictures))).astype(np.int64)
-        found = measure(Bundle.open(options.bundle), pictures.arrays["face"][places], options.seed)
+        pictures = spread(PICTURES[options.corpus](options.data, "test"), options.faces)
+        found = measure(Bundle.open(options.bundle), pictures.arrays["face"], options.seed)
     except EdgeError as error:
         print(f"smoothing: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -36,8 +36,8 @@ from train.datasets.errors import CorpusError
 from train.examples import Examples
 from train.models.family import Family
 from train.recipe import OPTIMIZERS, SCHEDULES, Recipe
-from train.recorded import RecordedStep
 from train.stages import Closed, Stage, Stepwise, Work, plan, predict
+from train.step import RecordedStep, Step
 from train.twins import difference_hash
 
 LOOK = 20
@@ -69,7 +69,7 @@ class Settings:
     teachers: tuple[Path, ...] = ()
     """Earlier runs' checkpoints, whose answers are learnt beside the labels, ``recipe.distil`` of them."""
     record: bool = False
-    """Record a step as a CUDA graph and launch it whole (:mod:`train.recorded`); on one GPU."""
+    """Record a step as a CUDA graph and launch it whole (:mod:`train.step`); on one GPU."""
     progress: bool = True
     """Show a bar where somebody is looking."""
 
@@ -205,12 +205,12 @@ class _Run:
             best, best_figure = self._resumed["best"], self._resumed["best_figure"]
             best_epoch = self._resumed["best_epoch"]
             self._resumed = {}
-        ready: Any = trained
+        step: Callable[..., torch.Tensor] = trained
         if stage.gradient:
             ready, optimizer = fabric.setup(trained, optimizer)
-        step = RecordedStep(ready, fabric.backward, stage.module) if self._record and stage.gradient else None
+            step = (RecordedStep if self._record else Step)(ready, fabric.backward, stage.module)
         for epoch in range(place.epoch, epochs):
-            loss = self._epoch(stage, step or ready, optimizer, schedule, average, index, epoch, epochs)
+            loss = self._epoch(stage, step, optimizer, schedule, average, index, epoch, epochs)
             place.epoch = epoch + 1
             if (epoch + 1) % recipe.every and epoch + 1 < epochs:
                 self.tell(self.note(place, stage, {"loss": loss}))
@@ -252,7 +252,7 @@ class _Run:
     def _epoch(
         self,
         stage: Stepwise,
-        ready: Any,
+        step: Callable[..., torch.Tensor],
         optimizer: Any,
         schedule: torch.optim.lr_scheduler.LRScheduler,
         average: AveragedModel | None,
@@ -269,20 +269,17 @@ class _Run:
         batches = epoch_order(stage.count, recipe.batch, _seed(recipe, index, epoch), stage.groups)
         shown = self._progress and fabric.is_global_zero
         steps = tqdm(batches, desc=f"{stage.name} {epoch + 1}/{epochs}", leave=False, disable=None if shown else True)
-        for step, chosen in enumerate(steps, 1):
+        for number, chosen in enumerate(steps, 1):
             # Every process makes the same batch and keeps its share: the draws don't depend on how many there are.
             batch = _share(stage.batch(chosen, generator), fabric)
-            loss = ready(*batch)
+            loss = step(*batch)
             if stage.gradient:
-                if not isinstance(ready, RecordedStep):  # which leaves the gradients of this batch
-                    optimizer.zero_grad(set_to_none=True)
-                    fabric.backward(loss)
                 optimizer.step()
                 schedule.step()
                 if average is not None:
                     average.update_parameters(stage.module)
             losses.append(loss.detach())
-            if step % LOOK == 0 or step == len(batches):
+            if number % LOOK == 0 or number == len(batches):
                 latest = torch.stack(losses[-LOOK:]).tolist()
                 if not math.isfinite(sum(latest)):
                     raise TrainingError(

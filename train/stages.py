@@ -205,7 +205,8 @@ class Supervised(Stepwise):
 
     @property
     def _ask(self) -> Callable[[dict[str, Tensor]], Tensor] | None:
-        return self.work.ask if self._taught else None
+        # A loss of its own takes labels, not shares of them.
+        return self.work.ask if self._taught and self._loss is None else None
 
     def loss(self, given: dict[str, Tensor], labels: Tensor, well: dict[str, Tensor] | None = None) -> Tensor:
         """A scalar."""

@@ -181,6 +181,14 @@ def test_a_panel_sees_better_than_its_pupil(earlier, examples):
     assert min(alike) > 0.6, "the same face mixed with the same other one"
 
 
+def test_a_loss_of_its_own_asks_nobody(earlier, examples):
+    work, _ = matched(earlier, examples, mixup=0.4)
+    own = stages.Supervised(work, "own", work.network, loss=lambda face, labels: labels.float().mean())
+    given, labels = own.batch(torch.arange(8), torch.Generator().manual_seed(0))
+    assert labels.tolist() == examples.labels[:8].tolist()
+    assert float(own.loss(given, labels)) == pytest.approx(examples.labels[:8].mean())
+
+
 def test_a_panel_is_asked_without_mixing_too(earlier, examples):
     work, stage = matched(earlier, examples)
     given, shares, asked = stage.batch(torch.tensor([5, 0, 9]), torch.Generator().manual_seed(0))
