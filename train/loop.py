@@ -135,6 +135,8 @@ def train(
         )
     if recipe.matched and not settings.teachers:
         raise TrainingError("matched answers of no teacher; give --teacher and --distil, or leave --matched out")
+    if recipe.turns and not recipe.matched:
+        raise TrainingError("turns of teachers that are asked once, not at every step; give --matched, or no --turns")
     if settings.teachers:
         if recipe.matched:
             work.ask = teachers.panel(settings.teachers, learn, work.specs, recipe, fabric.device)

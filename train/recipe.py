@@ -43,6 +43,8 @@ class Recipe:
     """The teachers answer to what the network is shown, moved, lit and mixed as it is (Beyer et al. 2022), rather than
     once to each picture and its mirror image. What is blurred, noisy or covered they see as it was before: their answer
     to it is worth more (noisy student, Xie et al. 2020)."""
+    turns: bool = False
+    """With ``matched``, each picture of a batch is answered by one of the teachers, and not by the mean of all."""
     average: float = 0.0
     """Decay of an exponential average of the weights, per step; the average is what is evaluated and exported."""
     rotation: float = 0.0

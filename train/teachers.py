@@ -54,17 +54,34 @@ class Panel:
     A network that is shown a picture moved and mixed should not answer as its teachers did to the picture as it was;
     that they see the same, and for many epochs, is what brings a small network closest to them (Beyer et al. 2022).
     Only what makes a picture worse is for the network alone (:meth:`train.stages.Supervised.batch`).
+
+    Where they take turns, each answers to every so many pictures of a batch. Cross-entropy is linear in the answer, and
+    which picture comes to whom is drawn anew with each epoch's order: so the steps are the same on average, for the
+    time of one teacher.
     """
 
-    def __init__(self, networks: Sequence[tuple[torch.nn.Module, float]]) -> None:
+    def __init__(self, networks: Sequence[tuple[torch.nn.Module, float]], *, turns: bool = False) -> None:
         """Networks in evaluation mode, each with its temperature."""
-        self._networks = tuple(networks)
+        self._networks, self._turns = tuple(networks), turns
 
     @torch.no_grad()
     def __call__(self, given: dict[str, torch.Tensor]) -> torch.Tensor:
         """Tensors by argument name -> (N, K) float32 probabilities."""
-        said = [torch.softmax(network(**given).float() / warmth, dim=1) for network, warmth in self._networks]
-        return torch.stack(said).mean(dim=0)
+        if not self._turns:
+            return torch.stack([self._said(place, given) for place in range(len(self._networks))]).mean(dim=0)
+        count, every = len(next(iter(given.values()))), len(self._networks)
+        said = [
+            self._said(place, {name: value[place::every] for name, value in given.items()})
+            for place in range(min(every, count))
+        ]
+        answers = said[0].new_empty(count, said[0].shape[1])
+        for place, some in enumerate(said):
+            answers[place::every] = some
+        return answers
+
+    def _said(self, place: int, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        network, warmth = self._networks[place]
+        return torch.softmax(network(**given).float() / warmth, dim=1)
 
 
 def panel(
@@ -97,7 +114,7 @@ def panel(
             )
         network = teacher.network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         networks.append((network, teacher.temperature))
-    return Panel(networks)
+    return Panel(networks, turns=recipe.turns)
 
 
 def answers(

@@ -106,6 +106,7 @@ def test_what_can_teach_nothing_is_refused(earlier, toy_corpus, tmp_path, capsys
     replace(checkpoint.load(earlier), labels=("a", "b", "c", "d", "e", "f", "g")).save(other)
     assert "knows a, b, c, d, e, f, g; expected angry" in refused("--teacher", other, "--distil", "0.5")
     assert "matched answers of no teacher" in refused("--matched")
+    assert "give --matched, or no --turns" in refused(*teach, "--turns")
     assert not (tmp_path / "out" / "best.pt").exists()
 
 
@@ -179,6 +180,26 @@ def test_a_panel_sees_better_than_its_pupil(earlier, examples):
         for one, other in zip(given["face"].numpy(), asked["face"].numpy(), strict=True)
     ]
     assert min(alike) > 0.6, "the same face mixed with the same other one"
+
+
+def test_teachers_take_turns(earlier, examples, tmp_path):
+    """Each picture is answered by one of them, whole batches or not; two that agree say what each of them does."""
+    stored = checkpoint.load(earlier)
+    other = tmp_path / "other.pt"
+    turned = {name: stored.weights[name].roll(1, 0) for name in ("logits.weight", "logits.bias")}
+    replace(stored, weights={**stored.weights, **turned}).save(other)
+    _, stage = matched(earlier, examples)
+    given, *_ = stage.batch(torch.arange(9), torch.Generator().manual_seed(0))
+    recipe = replace(RECIPE, distil=0.5, matched=True, turns=True)
+    inputs = stored.inputs
+    alone = [teachers.panel([path], examples, inputs, recipe)(given) for path in (earlier, other)]
+    assert (alone[0] - alone[1]).abs().max() > 0.1
+    wanted = torch.where((torch.arange(9) % 2 == 0)[:, None], *alone)
+    assert torch.allclose(teachers.panel([earlier, other], examples, inputs, recipe)(given), wanted, atol=1e-5)
+    one = {name: value[:1] for name, value in given.items()}
+    assert torch.allclose(teachers.panel([earlier, other], examples, inputs, recipe)(one), wanted[:1], atol=1e-5)
+    mean = teachers.panel([earlier, other], examples, inputs, replace(recipe, turns=False))(given)
+    assert torch.allclose(mean, (alone[0] + alone[1]) / 2, atol=1e-5)
 
 
 def test_a_loss_of_its_own_asks_nobody(earlier, examples):
