@@ -68,20 +68,21 @@ class Panel:
     def __call__(self, given: dict[str, torch.Tensor]) -> torch.Tensor:
         """Tensors by argument name -> (N, K) float32 probabilities."""
         if not self._turns:
-            return torch.stack([self._said(place, given) for place in range(len(self._networks))]).mean(dim=0)
+            return torch.stack([_said(*teacher, given) for teacher in self._networks]).mean(dim=0)
         count, every = len(next(iter(given.values()))), len(self._networks)
+        # A batch smaller than the panel leaves the last of them without a picture.
         said = [
-            self._said(place, {name: value[place::every] for name, value in given.items()})
-            for place in range(min(every, count))
+            _said(*teacher, {name: value[place::every] for name, value in given.items()})
+            for place, teacher in enumerate(self._networks[:count])
         ]
         answers = said[0].new_empty(count, said[0].shape[1])
         for place, some in enumerate(said):
             answers[place::every] = some
         return answers
 
-    def _said(self, place: int, given: dict[str, torch.Tensor]) -> torch.Tensor:
-        network, warmth = self._networks[place]
-        return torch.softmax(network(**given).float() / warmth, dim=1)
+
+def _said(network: torch.nn.Module, warmth: float, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.softmax(network(**given).float() / warmth, dim=1)
 
 
 def panel(

@@ -183,7 +183,7 @@ def test_a_panel_sees_better_than_its_pupil(earlier, examples):
 
 
 def test_teachers_take_turns(earlier, examples, tmp_path):
-    """Each picture is answered by one of them, whole batches or not; two that agree say what each of them does."""
+    """Each picture is answered by one of them, also where they are more than the pictures; else by their mean."""
     stored = checkpoint.load(earlier)
     other = tmp_path / "other.pt"
     turned = {name: stored.weights[name].roll(1, 0) for name in ("logits.weight", "logits.bias")}
