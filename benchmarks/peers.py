@@ -322,9 +322,10 @@ def measure(
             others.setdefault(name, []).append(disturbed)
             for model, fps in speeds.items():
                 ratios.setdefault(f"edge, {model} landmarks", {}).setdefault(name, []).append(fps / theirs["fps"])
+            each = ", ".join(f"{speeds[model]:.0f} with {model} landmarks" for model in OURS)
             tell(
-                f"round {number + 1}, {name}: {theirs['fps']:.1f} frames/s; ours {speeds['68']:.0f} with 68 landmarks, "
-                f"{speeds['5']:.0f} with 5; others kept {disturbed:.2f} cores busy"
+                f"round {number + 1}, {name}: {theirs['fps']:.1f} frames/s; ours {each}; "
+                f"others kept {disturbed:.2f} cores busy"
             )
         if not pairs:
             for model in OURS:
